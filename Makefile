@@ -113,4 +113,4 @@ bench-all: $(PEERS) ## every scenario, peers included, and one report (about 40 
 	@$(BIN)/python -m bench all
 
 clean: ## remove the venv, the caches and what was built
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site site
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site

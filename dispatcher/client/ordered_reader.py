@@ -150,7 +150,7 @@ class OrderedReader(LeaseKeeper):
             self._search_again(shard)
 
     def _search_again(self, shard: LeasedShard) -> None:
-        """Search anew for what is pending."""
+        """Read what is pending from the start again; drop what is queued, which another consumer may have by now."""
         shard.pending_from = "-"
         shard.searches += 1
         self._lines.drop(shard.key, failed=False)

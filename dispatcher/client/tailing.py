@@ -162,6 +162,6 @@ class TailReader:
 
 
 def _number(entry_id: str) -> tuple[int, int]:
-    """An id of Redis, to be compared."""
+    """An entry id as (milliseconds, sequence): its text does not sort so, since `9-0` is before `10-0`."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)

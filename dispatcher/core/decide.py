@@ -38,7 +38,7 @@ class KeptBack:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """The pipeline was written, at least in part, and the reply to this entry never came."""
+    """The pipeline was written, at least in part, and no reply says whether this entry was taken."""
 
     error: str
     cut: bool = False  # the other end closed the connection; False: it was silent for too long, or we closed it
@@ -69,7 +69,7 @@ Reply = bytes | NotApplied | KeptBack | NoReply | Refused | Unpublishable | Clos
 
 
 def brief(text: str) -> str:
-    """An error fit for `last_error`: one line, at most 500 characters, all of which Postgres can store."""
+    """An error fit for `last_error`: one line, at most 500 characters, none of which UTF-8 or Postgres lacks."""
     storable = text.replace("\0", " ").encode("utf-8", "replace").decode()
     return " ".join(storable.split())[:MAX_ERROR_CHARS]
 

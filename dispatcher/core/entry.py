@@ -67,7 +67,7 @@ class EntryFormat:
             size = _bytes_in
 
     def unpublishable(self, row: ClaimedRow) -> str | None:
-        """Why this row can never be published, or None. The size is in bytes of UTF-8, as Redis would store it."""
+        """Why this row can never be published, or None. Sizes: payload in bytes of UTF-8, headers in characters."""
         if len(row.event_type) + len(row.aggregate_type) + len(row.aggregate_id) > MOST_NAME_CHARS:
             for name in ("event_type", "aggregate_type", "aggregate_id"):
                 if len(getattr(row, name)) > MOST_NAME_CHARS:

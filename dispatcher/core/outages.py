@@ -1,9 +1,9 @@
 """The one table of what is an outage: an error that speaks of a server or a connection, never of the event at hand.
 
-An outage costs an event no attempt and no delivery. A relay treats PASSING and NEEDS_A_PERSON alike; a consumer waits
-when an error is in PASSING, and raises it when it is in NEEDS_A_PERSON. For Redis the code decides, which is the first
-word of the reply; for Postgres the SQLSTATE, or that the connection broke. No driver is imported: `is_outage` knows an
-error by what it carries, so that an application may use any of them.
+An outage costs an event no attempt and no delivery. A reply to an XADD is treated alike, be it in PASSING or in
+NEEDS_A_PERSON; a consumer waits when an error is in PASSING, and raises it when it is in NEEDS_A_PERSON. For Redis the
+code decides, which is the first word of the reply; for Postgres the SQLSTATE, or that the connection broke. No driver
+is imported: `is_outage` knows an error by what it carries, so that an application may use any of them.
 """
 
 import errno
@@ -69,7 +69,7 @@ WRONG_SERVER = frozenset(
 PASSING_PHRASES = (
     "max number of clients",
     "writing to a replica",
-    "unbalanced",
+    "unbalanced",  # "Protocol error: unbalanced quotes in request": what a proxy mixed up
     "upstream",  # a proxy that has lost its Redis: Envoy, twemproxy, Codis
     "backend",
     "connection refused",

@@ -138,7 +138,7 @@ class ArrivalRate:
     def poll_s(self, now: float, claimed_s: float = 0.0) -> float:
         """How long to pause between claims while polling; `claimed_s`: how long the last one took.
 
-        POLL_S at any usual rate: from 500 rows a second on most claims find some. Above 8,000 rows a second, where
+        POLL_S at any usual rate: from 500 rows a second on most claims find some. Above 9,500 rows a second, where
         writers fill the machine, it grows to LONGEST_POLL_S. As long as the claim took, at least: claims take no more
         than half of a session's time, though they pass rows of others.
         """

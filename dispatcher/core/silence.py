@@ -20,7 +20,7 @@ class Silence:
         self._checked_at = None
 
     def note_check(self, now: float) -> None:
-        """Note a check, before what it saw."""
+        """Note that a check begins, then call `note()` for each dispatcher. `now`: monotonic seconds."""
         if self._checked_at is not None:
             self._watched_s += min(now - self._checked_at, self._at_most_s)
         self._checked_at = now

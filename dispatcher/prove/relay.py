@@ -16,6 +16,7 @@ import anyio
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import Observer
+from dispatcher.core.layout import SLOTS
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.policy import StreamPolicy
@@ -27,7 +28,7 @@ from dispatcher.service.sessions import Sessions
 from dispatcher.service.stream_engine import BREAKER
 from dispatcher.settings import Settings
 from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter
-from dispatcher.stages.doorbell.wake import ALL_SLOTS, Doorbell
+from dispatcher.stages.doorbell.wake import Doorbell
 
 # Another dispatcher may hold the doorbell's key: then nobody rings this one.
 TICK_MS = 20
@@ -80,7 +81,7 @@ class ProofRelay:
         doorbell = Doorbell(
             self.sessions.control,
             tick_s=TICK_MS / 1000,
-            slots=ALL_SLOTS,
+            slots=SLOTS,
             heartbeat_channel=f"outbox_ping_{uuid4().hex}",
             observe=observe,
             proof_events=True,

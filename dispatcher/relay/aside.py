@@ -28,7 +28,7 @@ from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
 MOST_BATCHES = 4  # with the rows of more nothing is claimed: what is published and cannot be settled has a bound
-REFUSALS = 64  # of one round: when everything is refused, it costs no more than that
+REFUSALS = 64  # of one round: after so many, each piece that is left is tried once more, and no piece is halved
 PAUSES = Backoff(base_s=0.2, cap_s=30.0)
 WHILE_STOPPING = Backoff(base_s=0.2, cap_s=1.0)
 
@@ -37,9 +37,10 @@ SearchAgain = Callable[[BatchOutcomes, Batch], Awaitable[None]]
 
 @dataclass(eq=False, slots=True)
 class KeptBatch:
-    """What is left of a batch. `due`: when it is tried, monotonic seconds; `refused`: rounds that settled nothing.
+    """What is left of a batch. `due`: when it is tried, monotonic seconds.
 
-    `batch` and `search_again`: see Settler.settle().
+    `refused`: rounds since the last one that settled something, that one included. `batch` and `search_again`: see
+    Settler.settle().
     """
 
     postgres: ReconnectingSession

@@ -36,7 +36,7 @@ class ClaimerParts(TypedDict):
 
 
 class Claimer:
-    """Claims, and knows on which claims lanes work. Used by one task at a time, `claim_left_lanes()` by any task."""
+    """Claims, and knows on which claims lanes work. One task at a time claims; what only notes something is for any."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Claimer:
         self._put_back.given_back(ids)
 
     def rescan(self) -> None:
-        """Begin the next claim at the start: rows before the cursor may be due. See ClaimCursor.reset()."""
+        """Begin the next claim at the start, if claims pass over rows: see ClaimCursor.reset()."""
         self._cursor.reset()
 
     def set_event_types(self, event_types: EventTypeFilter | None) -> None:
@@ -129,8 +129,9 @@ class Claimer:
         `floor`: the newest entry id known; None when the rows do not go to the stream. Then `mark` is what the rows say
         to a successor. `left_out`: slots whose rows are not claimed.
 
-        Returns None when no claim was made: there is no session, the statement failed (the failure was told, and a
-        pause has passed), everything is paused, or the answer came so late that the rows were released.
+        Returns None when there is nothing to publish: there is no session, it was lost, the statement failed (the
+        failure was told, and a pause has passed), everything is paused, or the answer came so late that the rows were
+        released.
         """
         session = postgres.session
         if session is None:

@@ -64,6 +64,6 @@ def _one_slip(name: str, ours: str) -> bool:
 
 
 def _shared(left: str, right: str) -> int:
-    """With how many letters both begin."""
+    """How many characters at their beginning are the same in both."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))

@@ -74,7 +74,7 @@ class NoTexts(Enum):
     """Why the second statement read no texts of a row."""
 
     DELETED = auto()  # somebody deleted the row meanwhile: the batch goes without it
-    OVER_BUDGET = auto()  # the texts do not fit in the budget any more: the row is released
+    OVER_BUDGET = auto()  # the texts would make the batch larger than CLAIM_BYTES: the row is released
 
 
 class ReadRows(NamedTuple):
@@ -123,8 +123,8 @@ async def claim(
     of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; nothing is claimed
     where Postgres has another layout. `now`: in place of Postgres's clock.
 
-    The batch holds at most CLAIM_BYTES of payloads and headers, but the first row always: rows that do not fit are
-    released. Python counts characters here: as many bytes, if the text is ASCII.
+    The batch holds at most some CLAIM_BYTES of payloads, and a quarter of that of headers, but the first row always:
+    rows that do not fit are released. Python counts characters here: as many bytes, if the text is ASCII.
     Raises SessionLost (the claim may have been made) or psycopg.Error (the claim was not made, or was released).
     """
     split, filtered = fresh_limit is not None, event_types is not None

@@ -176,7 +176,7 @@ def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
 
 
 def _of_transaction(answers: list[Any]) -> list[Any]:
-    """The replies to the rows between MULTI and EXEC: all refused, all taken, or not known."""
+    """The replies to the rows between MULTI and EXEC: as a rule all are refused, all are taken, or none is known."""
     begun, *queued, done = answers
     if isinstance(begun, Refused):
         # MULTI was refused, so each XADD ran by itself and some were taken: called refused, they would be published

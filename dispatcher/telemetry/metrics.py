@@ -1,9 +1,9 @@
-"""Events to Prometheus: every metric's name, type and labels, and the event that changes it.
+"""Events to Prometheus: the metrics' names, types and labels, and the event that changes each; more in `*_gauges.py`.
 
-Names in `_promised_names` are a contract that is older than this product: alerts and dashboards use them. Labels of
-counters have a closed set of values, and each series exists from the start at 0, so that an alert on `increase(...)`
-sees the first error too. Hence an
-alert on ticks has to `sum` over `result`: a flat error series is good news, not a dispatcher that is down.
+Names in `_promised_names` are those of the metrics of Dispatchbox, the service that this one replaces: alerts and
+dashboards of those who come from there use them. Labels of counters have a closed set of values, and each series exists
+from the start at 0, so that an alert on `increase(...)` sees the first error too. Hence an alert on ticks has to `sum`
+over `result`: a flat error series is good news, not a dispatcher that is down.
 """
 
 import time
@@ -114,6 +114,7 @@ def _promised_names(meter: Meter) -> None:
         events.Published,
         lambda event: len(event.ages_s),
     )
+    # The label is Dispatchbox's too; it says where dead letters are kept, not where events go.
     dlq = meter.counter("messaging_dispatch_dlq", "Rows copied to the dead-letter queue", "sink").labels("postgres")
     meter.hear(events.Buried, lambda event: dlq.inc(len(event.rows)))
 
@@ -124,9 +125,12 @@ def _of_the_relay(meter: Meter) -> None:
     meter.hear(events.Woke, lambda event: by_cause[event.cause].inc())
     released = meter.counter(
         "messaging_outbox_returned",
-        "Rows released, with their attempts unchanged, by the stream relay or the handler relay",
+        "Rows released by a settle, with their attempts unchanged",
     )
-    unknown = meter.counter("messaging_outbox_unknown", "Rows published whose answer never came")
+    unknown = meter.counter(
+        "messaging_outbox_unknown",
+        "Rows published whose answer never came, left to a successor: a stop came before the search for them",
+    )
     lost = meter.counter("messaging_outbox_claims_lost", "Rows whose claim another dispatcher held when we settled")
 
     def settled(event: events.Settled) -> None:

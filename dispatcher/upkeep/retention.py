@@ -26,7 +26,7 @@ _LOWEST_ID = -(2**63)
 
 @dataclass(frozen=True, slots=True)
 class RetentionPace:
-    """How much is read, and how often."""
+    """How much retention reads at a time, and how often. `..._s`: seconds."""
 
     window: int = 1000  # rows that one statement reads, and deletes at most
     slow_s: float = 0.2  # a batch that takes longer (large payloads, a slow disk) halves the next one

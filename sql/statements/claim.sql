@@ -4,7 +4,7 @@
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
 --   text stays in Postgres for good), layout (the fingerprint of ours; without a floor it does not matter), now (NULL: the server's clock).
--- Parameters where the two kinds of rows are claimed apart (split): fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other cursor is of scheduled rows).
+-- Parameters where the two kinds of rows are claimed apart (split): fresh (rows, at most, that are fresh; in order only while scheduled rows are due), fresh_time, fresh_id (their cursor; the other cursor is of scheduled rows).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of
@@ -13,14 +13,14 @@
 -- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is claimed or locked by another, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
 --   for that. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
---   key of the aggregate, whose last 8 bits are the slot, and whether others are parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
+--   key of the aggregate, whose last 8 bits are the slot, and whether more rows are parked than those of parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on.
 -- A line that begins with a marker, "--split: " for instance, belongs only to what load() of dispatcher/infra/sqlfiles.py returns when it is
 -- asked for lines of that marker; one with two markers, when it is asked for both. The markers:
 --   filtered: some event types have handlers. plain: load() without filtered.
 --   split: fresh rows and scheduled ones are claimed apart, each with a cursor and a limit: while room is kept for scheduled rows, or their
---     cursor is not at the start (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan is enough.
+--     cursor is not at the start, or a filtered claim goes back only a while (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan.
 --   sharded: tells the slot, where the stream depends on it.
 --   left_out: leaves out the slots (left_out) of shards of a Cluster whose node is away.
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
@@ -36,7 +36,7 @@
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
 -- A time that no Python time can be comes as the nearest that can: rows that were written while triggers were off may have one, and each
 -- would end every claim that takes it.
--- The last column is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
+-- The column before the suspect's mark is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
 -- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
 -- may be compressed) for text that is read later, see read_row.sql: what takes more than its share of 4 MiB, so the answer is bounded
@@ -87,7 +87,7 @@
     --ordered: ) AS r)
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
-    picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: list_claims.sql lists it once
+    picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- read once: list_claims.sql groups a claim's rows by this time
     picked_by = %(dispatcher)s,
     claim_id = %(claim_id)s,
     stream_id = CASE

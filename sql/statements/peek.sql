@@ -2,9 +2,9 @@
 -- Parameters: those of claim in order, of which it has fresh_time, fresh_id, fresh, after_time, after_id, limit, mask, owned, epochs,
 --   running, dispatcher, floor, layout, now and parked; by_id (ids of rows that are tried wherever they lie: somebody had them locked, or nobody has them any more); with
 --   handlers types and handled; held_back (event types of which no row may be claimed now).
--- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, other, parked, by_id), and
---   next_run_at (in UTC; NULL: parked); whether its type is held back. At most limit rows that are fresh or other: those of held aggregates count too; at most
---   10,000 that are parked, and perhaps there are others.
+-- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, scheduled, parked, by_id), and
+--   next_run_at (in UTC; NULL: parked); whether its type is held back. At most limit rows that are fresh or scheduled: those of held aggregates count too; at most
+--   10,000 that are parked, though there may be more.
 -- Loaded by: dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on, and its end; message_outbox_pkey for by_id.
 WITH mine AS MATERIALIZED (
@@ -24,7 +24,7 @@ fresh AS MATERIALIZED (
     ORDER BY d.next_run_at, d.id
     LIMIT %(fresh)s
 ),
-other AS MATERIALIZED (
+scheduled AS MATERIALIZED (
     SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at, d.event_type
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
@@ -70,7 +70,7 @@ SELECT
 FROM (
     SELECT 'fresh' AS kind, f.* FROM fresh AS f
     UNION ALL
-    SELECT 'other', f.* FROM other AS f
+    SELECT 'scheduled', s.* FROM scheduled AS s
     UNION ALL
     SELECT 'parked', p.* FROM parked AS p
     UNION ALL

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.infra.postgres.dial import dial
+from dispatcher.infra.redis.reach import open_pipe
+from dispatcher.infra.redis.target import RedisTarget
 from tests.support.child import StartCli
 from tests.support.rows import insert_events
 from tests.support.waiting import becomes, until
@@ -104,13 +106,24 @@ async def test_what_a_handler_forked_keeps_no_session_alive(
     os.kill(forked, 0)  # it lives
 
 
+async def open_postgres(port: int) -> None:
+    await dial(f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable", 60.0)
+
+
+async def open_redis(port: int) -> None:
+    await open_pipe(RedisTarget.parse(f"rediss://127.0.0.1:{port}"), lambda pipe, why: None)
+
+
 @pytest.mark.promise("killed")
-async def test_what_is_forked_while_a_session_is_opened_does_not_keep_it() -> None:
+@pytest.mark.parametrize("opens", [open_postgres, open_redis])
+async def test_what_is_forked_while_a_connection_is_opened_does_not_keep_it(
+    opens: Callable[[int], Coroutine[Any, Any, None]],
+) -> None:
     """A server that accepts, and says nothing until we have forked."""
     accepted: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)  # libpq has its socket, and has written to it
+        await reader.read(1)  # the client has its socket, and has written to it
         accepted.set_result(reader)
         await reader.read()
         writer.close()
@@ -118,7 +131,7 @@ async def test_what_is_forked_while_a_session_is_opened_does_not_keep_it() -> No
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(dial, f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable", 60.0)
+        tasks.start_soon(opens, port)
         reader = await accepted
         if (forked := os.fork()) == 0:
             signal.pause()

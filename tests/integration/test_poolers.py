@@ -5,7 +5,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 
+import anyio
+import psycopg
 import pytest
 
 from dispatcher.core.errors import Misconfigured, NoConnectionLeft
@@ -13,6 +16,8 @@ from dispatcher.core.events import Settled, SlotsChanged
 from dispatcher.infra.postgres import pooler as pooler_module
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.pooler import PoolerCheck
+from dispatcher.infra.postgres.precedence import Precedence
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.command import RunCommand
 from tests.support.pgbouncer import listens_at, pgbouncer
@@ -102,6 +107,34 @@ async def test_one_with_room_for_two_sessions(pooler, db, dispatcher: StartDispa
     async with dispatcher(database_url=url, tick_ms=100, connect_timeout_ms=500, wait=False):
         await insert_events(db, 20)
         await becomes(lambda: statuses(db), {"sent": 20})
+
+
+async def test_a_connection_that_was_given_up_goes_to_whom_it_was_given_up_for(pooler):
+    """PgBouncer gives it to the client that waits longest. If that one kept it, who comes first would wait for ever."""
+    url = pooler("session", "default_pool_size = 1\nadmin_users = postgres")
+    await until(partial(listens_at, url), "the pooler listens")
+    patient = PostgresTarget(url, "test", pooler_check=PoolerCheck(), connect_timeout_s=60.0)
+    first = ReconnectingSession(replace(patient, connect_timeout_s=0.2), "first", rng=Random(1))
+    queued, last = (ReconnectingSession(patient, purpose, rng=Random(1)) for purpose in ("queued", "last"))
+    precedence = Precedence([first, queued, last], lambda purpose, reason: None)
+    for each in (first, queued, last):
+        each.precedence = precedence
+    console = await psycopg.AsyncConnection.connect(
+        url.rpartition("/")[0] + "/pgbouncer", autocommit=True, cursor_factory=psycopg.AsyncClientCursor
+    )
+
+    async def is_queued() -> bool:
+        cursor = await console.execute("SHOW POOLS")
+        names = [each.name for each in cursor.description or ()]
+        return any(row[names.index("cl_waiting")] for row in await cursor.fetchall())
+
+    async with console, anyio.create_task_group() as tasks:
+        await tasks.start(last.keep)
+        tasks.start_soon(queued.keep)
+        await until(is_queued, "it waits in the pooler's queue")
+        tasks.start_soon(first.keep)
+        await first.get()
+        tasks.cancel_scope.cancel()
 
 
 async def test_one_that_takes_two_clients_only(pooler, db, dispatcher: StartDispatcher):

@@ -81,6 +81,11 @@ class ReconnectingSession:
                     await self.precedence.wait_turn(self)
                 try:
                     session = await self._open()
+                    if self.precedence is not None and self.precedence.ahead(self) is not None:
+                        # It got the connection that another one gave up for a session before it.
+                        await session.close()
+                        session = None
+                        continue
                 except DispatcherError as error:
                     if isinstance(error, Misconfigured) and not ever_up:
                         raise
@@ -128,7 +133,7 @@ class ReconnectingSession:
     async def _is_outdated(self) -> bool:
         try:
             return isinstance(self._target, Asked) and (await self._target.get()).conninfo != self._opened
-        except DispatcherError:  # a file is gone or half written
+        except DispatcherError:  # the file that holds the URL or the password is gone or half written
             return False
 
     def _doubt_role(self) -> None:

@@ -30,7 +30,7 @@ def client_name(dispatcher: str) -> str:
 
 
 class RedisConnection:
-    """One connection at a time to the sink. Used by the relay's tasks, all on one event loop.
+    """One connection at a time to the sink. Used by the relay and the audit of losses, all on one event loop.
 
     `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
     """
@@ -52,7 +52,7 @@ class RedisConnection:
         self.known_entries = KnownEntries(streams)
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
-        self._pipe: Pipe | None = None  # written by connect() and close()
+        self._pipe: Pipe | None = None  # written by connect(), close() and _lost()
         self._was_wrong = False  # written by _lost()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the server's run id then: after a restart the number may be another client's
@@ -180,7 +180,7 @@ class RedisConnection:
     async def _wanted_now(self) -> RedisTarget | None:
         try:
             return await self._wanted()
-        except DispatcherError:  # a file is gone or half written
+        except DispatcherError:  # the file that holds the URL or the password is gone or half written
             return None
 
     async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:

@@ -13,7 +13,6 @@ import hiredis
 
 from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.outages import is_wrong_server
-from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.redis.shapes import in_shape
 
 _INCOMPLETE = object()
@@ -90,7 +89,6 @@ class Pipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        not_for_children(transport, lambda ours: [ours.get_extra_info("socket").fileno()])
 
     def data_received(self, data: bytes) -> None:
         reader, bursts = self._reader, self._bursts

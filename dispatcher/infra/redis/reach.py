@@ -1,14 +1,18 @@
 """The way to a server: which ones may be the right one, the pipe to it, and what our user says first."""
 
 import asyncio
+import socket
 from collections.abc import Callable
+
+from aiohappyeyeballs import start_connection
 
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.core.redis_url import Address
+from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.redis.cluster import ClusterTarget, read_topology
 from dispatcher.infra.redis.pipe import Pipe
 from dispatcher.infra.redis.sentinel import named_primaries
-from dispatcher.infra.redis.target import RedisTarget, next_after_s
+from dispatcher.infra.redis.target import NEXT_S, RedisTarget
 
 
 async def candidates(target: RedisTarget, key: str, timeout_s: float) -> list[RedisTarget]:
@@ -51,18 +55,46 @@ async def leads_elsewhere(ours: RedisTarget, wanted: RedisTarget, key: str, time
 async def open_pipe(target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
     """A pipe to the server. Raises OSError and its kin."""
     loop = asyncio.get_running_loop()
-    if target.path is not None:
-        _, pipe = await loop.create_unix_connection(lambda: Pipe(lost), target.path)
-        return pipe
-    _, pipe = await loop.create_connection(
-        lambda: Pipe(lost),
-        target.host,
-        target.port,
-        ssl=target.tls,
-        server_hostname=target.certified_name() if target.tls else None,
-        happy_eyeballs_delay=next_after_s(target.host),
-    )
+    connected = await _connect(target)
+    try:
+        _, pipe = await loop.create_connection(
+            lambda: Pipe(lost),
+            sock=connected,
+            ssl=target.tls,
+            server_hostname=target.certified_name() if target.tls else None,
+        )
+    except BaseException:
+        connected.close()
+        raise
     return pipe
+
+
+async def _connect(target: RedisTarget) -> socket.socket:
+    """A socket that is connected. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    if target.path is not None:
+        unix = _unconnected(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            unix.setblocking(False)
+            await loop.sock_connect(unix, target.path)
+        except BaseException:
+            unix.close()
+            raise
+        return unix
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:  # a name: to look it up may take long
+        found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    return await start_connection(
+        found, happy_eyeballs_delay=NEXT_S, socket_factory=lambda info: _unconnected(*info[:3])
+    )
+
+
+def _unconnected(family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket that no child keeps, though a handler forks it while we connect."""
+    made = socket.socket(family, kind, protocol)
+    not_for_children(made, lambda ours: [ours.fileno()])
+    return made
 
 
 def sign_in(target: RedisTarget) -> list[tuple[str, ...]]:

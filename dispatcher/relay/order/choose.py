@@ -33,10 +33,7 @@ def choose(
     event was seen, and what has to wait because of its type.
     """
     chosen, keys, earlier_first = dict[int, int](), set[int](), False
-    last, done = (
-        dict[str, IndexKey](),
-        Counter[str](),
-    )  # of fresh rows and others: the last one that was judged; how many
+    last, done = dict[str, IndexKey](), Counter[str]()  # by kind, fresh and scheduled: the last one judged; how many
     no_room = dict[int, int]()  # by key of an aggregate: its first row that finds no room
     fresh = [row.id for row in rows if row.kind == "fresh"]
     read_to = max(fresh) if len(fresh) >= fresh_window and fresh else None  # all fresh rows of lower ids were read
@@ -63,13 +60,19 @@ def choose(
             keys.add(key)
     for row_id in [each for each, key in chosen.items() if no_room.get(key, each) < each]:
         del chosen[row_id]  # it was scheduled: fresh rows of lower ids go before it
-    others = sum(row.kind == "other" for row in rows)
     scan = Scan(
-        window, fresh_window, len(fresh), others, done["fresh"], done["other"], last.get("fresh"), last.get("other")
+        limit=window,
+        fresh_limit=fresh_window,
+        fresh=len(fresh),
+        scheduled=sum(row.kind == "scheduled" for row in rows),
+        done_fresh=done["fresh"],
+        done_scheduled=done["scheduled"],
+        last_fresh=last.get("fresh"),
+        last_scheduled=last.get("scheduled"),
     )
     return Choice(chosen, scan, earlier_first)
 
 
 def _in_turn(row: Peeked) -> tuple[bool, bool, datetime, int]:
-    """First what is tried by its id, then what was scheduled or retried (its part of the window), then fresh rows."""
-    return (row.kind != "by_id", row.kind != "other", row.due_at or UNSCHEDULED, row.id)
+    """First what is tried by its id, then scheduled rows (their part of the window), then fresh rows."""
+    return (row.kind != "by_id", row.kind != "scheduled", row.due_at or UNSCHEDULED, row.id)

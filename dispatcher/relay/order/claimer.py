@@ -167,7 +167,7 @@ class OrderedClaimer(Claimer):
             limit=limit,
             fresh_limit=min(group.cursor.fresh_limit.limit(limit), limit - limit // ONE_IN_SO_MANY_SCHEDULED),
             fresh_after=position.fresh,
-            after=position.other,
+            after=position.scheduled,
             floor=floor,
             mark=mark,
             mask=group.mask_parameter,
@@ -216,7 +216,7 @@ class OrderedClaimer(Claimer):
     def _note_scan(self, group: SlotGroup, wanted: ClaimRequest, scan: Scan, *, read: bool) -> None:
         """Note how far a claim has read. `read`: whether it read at all: a claim without rows may have been refused."""
         done_fresh = min(scan.done_fresh, wanted.limit)
-        group.cursor.fresh_limit.note(wanted.limit, wanted.fresh_limit, done_fresh, scan.done_others)
+        group.cursor.fresh_limit.note(wanted.limit, wanted.fresh_limit, done_fresh, scan.done_scheduled)
         group.more = scan.more
         if read:
             group.cursor.note(scan)
@@ -267,15 +267,15 @@ class OrderedClaimer(Claimer):
 
 def _scan_of(rows: list[ClaimedRow], wanted: ClaimRequest) -> Scan:
     """What a plain claim read: the rows that it took, in the order of their ids."""
-    others = [IndexKey(row.next_run_at, row.id) for row in rows if row.next_run_at != UNSCHEDULED]
-    fresh = [row for row in rows if row.fresh] if others else rows
+    scheduled = [IndexKey(row.next_run_at, row.id) for row in rows if row.next_run_at != UNSCHEDULED]
+    fresh = [row for row in rows if row.fresh] if scheduled else rows
     return Scan(
         limit=wanted.limit,
         fresh_limit=wanted.fresh_limit,
         fresh=len(fresh),
-        others=len(others),
+        scheduled=len(scheduled),
         done_fresh=len(fresh),
-        done_others=len(others),
+        done_scheduled=len(scheduled),
         last_fresh=fresh_key(fresh[-1].id) if fresh else None,
-        last_other=max(others, key=index_order) if others else None,
+        last_scheduled=max(scheduled, key=index_order) if scheduled else None,
     )

@@ -37,30 +37,30 @@ MOST_RUNNING = 64
 
 
 class Position(NamedTuple):
-    """Two cursors: of fresh rows, and of those that were scheduled, retried or put back."""
+    """Two cursors: of fresh and of scheduled rows."""
 
     fresh: IndexKey = FROM_THE_START
-    other: IndexKey = FROM_THE_START
+    scheduled: IndexKey = FROM_THE_START
 
 
 START = Position()
 
 
 class Scan(NamedTuple):
-    """What one statement read of the index of work, from the position on: fresh rows, then others.
+    """What one statement read of the index of work, from the position on: fresh rows, then scheduled rows.
 
-    It might read `limit` rows, of which `fresh_limit` fresh, and has read `fresh` and `others`. Of these the claimer
-    went through `done_fresh` and `done_others`; `last_fresh` and `last_other` are the last of them (None: none).
+    It might read `limit` rows, of which `fresh_limit` fresh, and has read `fresh` and `scheduled`. Of these the claimer
+    went through `done_fresh` and `done_scheduled`; `last_fresh` and `last_scheduled` are the last of them (None: none).
     """
 
     limit: int
     fresh_limit: int
     fresh: int
-    others: int
+    scheduled: int
     done_fresh: int
-    done_others: int
+    done_scheduled: int
     last_fresh: IndexKey | None
-    last_other: IndexKey | None
+    last_scheduled: IndexKey | None
 
     @property
     def more_fresh(self) -> bool:
@@ -68,22 +68,22 @@ class Scan(NamedTuple):
         return self.done_fresh < self.fresh or self.done_fresh >= self.fresh_limit
 
     @property
-    def more_others(self) -> bool:
-        """Whether there may be more of the others."""
-        return self.done_others < self.others or self.done_others >= self.limit - self.fresh
+    def more_scheduled(self) -> bool:
+        """Whether there may be more scheduled rows to claim."""
+        return self.done_scheduled < self.scheduled or self.done_scheduled >= self.limit - self.fresh
 
     @property
     def more(self) -> bool:
         """Whether there may be more rows to claim."""
-        return self.more_fresh or self.more_others
+        return self.more_fresh or self.more_scheduled
 
-    def covers_others(self, key: IndexKey) -> bool:
-        """Whether all others up to this key were gone through: only those before the last fresh row were read."""
+    def covers_scheduled(self, key: IndexKey) -> bool:
+        """Whether all scheduled rows up to this key were judged: only those before the last fresh row were read."""
         if self.more_fresh:
             return False
-        if not self.more_others and self.limit > self.fresh:
+        if not self.more_scheduled and self.limit > self.fresh:
             return True
-        return self.last_other is not None and index_order(self.last_other) >= index_order(key)
+        return self.last_scheduled is not None and index_order(self.last_scheduled) >= index_order(key)
 
 
 class Candidate(NamedTuple):
@@ -133,7 +133,7 @@ class OrderedCursor:
         rows = await session.fetch(load("writers"))
         writing = {name: xid for _, name, xid, pid in rows if name is not None and pid not in pids}
         # Whoever writes later has higher ids than this one, and than any that a claim has seen.
-        reached = Position(max(fresh_key(rows[0][0]), self._reached.fresh, key=index_order), self._reached.other)
+        reached = Position(max(fresh_key(rows[0][0]), self._reached.fresh, key=index_order), self._reached.scheduled)
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
         if not writing:
@@ -157,23 +157,23 @@ class OrderedCursor:
         if self._proven is None:
             return self._reached == self.position
         seen, proven = self._reached, self._proven
-        return index_order(seen.fresh) <= index_order(proven.fresh) and seen.other in (
-            proven.other,
-            self.position.other,
+        return index_order(seen.fresh) <= index_order(proven.fresh) and seen.scheduled in (
+            proven.scheduled,
+            self.position.scheduled,
         )
 
     def note(self, scan: Scan) -> None:
         """Note how far a claim from the position on has read, and move the position as far as that is proven."""
-        last_other = None if scan.more_fresh else scan.last_other
+        last_scheduled = None if scan.more_fresh else scan.last_scheduled
         self._reached = Position(
             max(scan.last_fresh or FROM_THE_START, self._reached.fresh, key=index_order),
-            max(last_other or FROM_THE_START, self._reached.other, key=index_order),
+            max(last_scheduled or FROM_THE_START, self._reached.scheduled, key=index_order),
         )
         if self._proven is not None:
             read = (scan.last_fresh or self.position.fresh) if scan.more_fresh else self._reached.fresh
             self.position = Position(
                 max(min(read, self._proven.fresh, key=index_order), self.position.fresh, key=index_order),
-                self._proven.other if scan.covers_others(self._proven.other) else self.position.other,
+                self._proven.scheduled if scan.covers_scheduled(self._proven.scheduled) else self.position.scheduled,
             )
 
     def ended(self, now: float) -> None:

@@ -59,8 +59,8 @@ class SinkAnswers:
     ) -> list[ClaimedRow]:
         """Wait for the replies, decide, settle. Returns the rows to be isolated, which are still claimed.
 
-        `began`: when the turn began, monotonic seconds. `renew_too`: other rows of the claim, whose leases are renewed
-        while this batch waits for the sink.
+        `began`: when the turn began, after its sleep, monotonic seconds. `renew_too`: other rows of the claim, whose
+        leases are renewed while this batch waits for the sink.
         """
         replies = await self._judge_refusals(await replies_of(written))
         outcomes = self.decide(batch, written, replies)
@@ -70,8 +70,7 @@ class SinkAnswers:
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
-            # If Redis answered a row with an error before it closed the connection, that row is the cause.
-            if was_cut(replies) and not outcomes.retries:
+            if was_cut(replies) and not refused_a_row(replies):
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
                 if isolated and not (written.incarnation and written.incarnation.surely_same(outcomes.incarnation)):
                     make_suspects(isolated, outcomes)
@@ -116,7 +115,7 @@ class SinkAnswers:
         return left
 
     async def _end(self, postgres: ReconnectingSession, began: float, error: str | None) -> None:
-        if self.order is not None and self.order.held.announced:
+        if self.order is not None and self.order.held.announced:  # dead events of which a later entry has told by now
             await self.order.watch.write_announced(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
@@ -198,3 +197,8 @@ def make_suspects(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: 
 def was_cut(replies: Sequence[Reply]) -> bool:
     """Whether the other end closed the connection before it had answered all rows."""
     return any(isinstance(reply, NoReply) and reply.cut for reply in replies)
+
+
+def refused_a_row(replies: Sequence[Reply]) -> bool:
+    """Whether Redis refused a row. If it closed the connection then, that row is the cause, and no row is isolated."""
+    return any(isinstance(reply, Refused) and not is_redis_outage(reply.text) for reply in replies)

@@ -27,7 +27,7 @@ from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.relay.lease_renewer import LeaseRenewer, rows_of
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
-from dispatcher.relay.stream.answers import SinkAnswers, make_suspects, was_cut
+from dispatcher.relay.stream.answers import SinkAnswers, make_suspects, refused_a_row, was_cut
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.relay.stream.suspects import Suspects
@@ -201,7 +201,7 @@ class PoisonBisector:
             now = self._gate.connection.incarnation
             if written.incarnation is not None and written.incarnation.surely_same(now):
                 if now == written.incarnation:
-                    again = self._split(missing, rows, outcomes)
+                    again = self._split(missing, rows, outcomes, refused=refused_a_row(replies))
                 else:  # the stream was emptied meanwhile
                     outcomes.released += [row.id for row in missing]
             elif not rows[0].suspect:
@@ -213,13 +213,13 @@ class PoisonBisector:
         return again
 
     def _split(
-        self, missing: list[ClaimedRow], tried: list[ClaimedRow], outcomes: BatchOutcomes
+        self, missing: list[ClaimedRow], tried: list[ClaimedRow], outcomes: BatchOutcomes, *, refused: bool
     ) -> list[list[ClaimedRow]]:
         if not missing:
             return []
         alone_now = len(missing) == 1 and len(tried) > 1
-        if alone_now or outcomes.retries or outcomes.dead:
-            return [missing]  # alone for the first time, or the reply has named another row
+        if alone_now or refused:
+            return [missing]  # alone for the first time, or Redis refused another row, which is the cause
         if len(missing) > 1:
             half = len(missing) // 2
             return [missing[half:], missing[:half]]

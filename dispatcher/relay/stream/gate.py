@@ -30,7 +30,7 @@ class SinkGate:
     `verify(connection)` says which incarnation of Redis the connection leads to, and raises DispatcherError while
     nothing may be published there. It is called before anything is published on a new connection, and after a failure.
     `retry_misconfigured`: retry configuration errors from the start, because another connection with the same settings
-    has already worked. `in_order`: nothing may be published without MULTI and EXEC.
+    has already worked. `in_order`: nothing may be published to a Redis that refuses MULTI or EXEC.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SinkGate:
     async def _try_transaction(self) -> None:
         """Raise Misconfigured where Redis refuses MULTI or EXEC: what is sent between them would be taken all the same.
 
-        Raises Unreachable when it does not answer.
+        Raises Unreachable when it does not answer, or refuses them for a reason that passes by itself.
         """
         begun, done = await self.connection.send([("MULTI",), ("EXEC",)], self._timeout_s)
         if isinstance(begun, bytes) and isinstance(done, list):
@@ -188,7 +188,9 @@ class SinkGate:
     async def takes_writes(self) -> bool:
         """Whether Redis takes a write now that is not to the stream: a key that lives for a millisecond."""
         stream = self.connection.streams[0]
-        key = f"{stream}:probe" if "{" in stream else f"{{{stream}}}:probe"  # the stream's slot
+        key = (
+            f"{stream}:probe" if "{" in stream else f"{{{stream}}}:probe"
+        )  # on the node of the stream, if this is a Cluster
         [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
         return reply in (b"OK", "OK")
 

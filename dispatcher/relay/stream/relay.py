@@ -66,7 +66,7 @@ class StreamParts:
 class StreamRelay:
     """Runs lanes until told to stop. Only the lane that has the turn changes the fields, unless said otherwise.
 
-    `wake_handlers()` is called each turn but while nothing may be claimed, and lets the handler relay claim.
+    `wake_handlers()` is called each turn, but not while paused, and lets the handler relay claim.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class StreamRelay:
         bisector = PoisonBisector(
             policy,
             gate=parts.bisector_gate,
-            publisher=parts.gate.connection,
+            publisher=parts.gate.connection,  # the lanes publish on it
             answers=answers,
             stopping=self._stopping,
             pause=self._pause_check,

@@ -1,10 +1,10 @@
 """Sleep until there may be something to claim, without slowing the writers down while awake.
 
-A dispatcher that sleeps holds the doorbell's key, an advisory lock, exclusively; a writer that fails to take the key
-shared at its commit rings. While rows come slowly the dispatcher keeps the key awake too; when they come fast it
-releases the key, claims at short intervals, and writers commit in silence. No wake-up is lost: once a dispatcher has
-the key, every writer that stayed silent has ended, and the due check after that sees what they committed; every later
-writer rings. See triggers/doorbell.sql and docs/explanation/architecture.md.
+A dispatcher that sleeps and is to be rung holds the doorbell's key, an advisory lock, exclusively; a writer that fails
+to take the key shared at its commit rings. While rows come slowly the dispatcher keeps the key awake too; when they
+come fast it releases the key, claims at short intervals, and writers commit in silence. No wake-up is lost: once a
+dispatcher has the key, every writer that stayed silent has ended, and the due check after that sees what they
+committed; every later writer rings. See triggers/doorbell.sql and docs/explanation/architecture.md.
 
 All methods are called by one task at a time, the one whose turn it is to claim; `nudge` and `note_arrivals` by anyone.
 """
@@ -18,6 +18,7 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import ListenerChanged, Observer, Slept, Ticked, WakeCause, Woke
+from dispatcher.core.layout import SLOTS
 from dispatcher.core.pacing import ArrivalRate, PollBackoff
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
@@ -31,7 +32,6 @@ from dispatcher.stages.doorbell.timer import WakeTimer
 RING_PEERS_EVERY_S = 1.0
 COUNT_RINGS_EVERY_S = 0.25
 MANY_WAIT = 2  # commits that wait to ring: two are a queue; a single one happens at a light load too
-ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 
@@ -44,7 +44,7 @@ KeyState = Literal["asleep", "writers", "peer", "filling"]
 class Doorbell:
     """Waits on the control session, or on the tick alone while that session is down.
 
-    `owners`: with an order, who else may have to be woken.
+    Rows of slots below `slots` are ours; `proof_events`: of `dispatcher prove` only; `owners`: see OwnerBell (order).
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Doorbell:
         self._arrivals = ArrivalRate()
         self._session: Session | None = None  # the session that the next two speak of
         self._holds_key = self._listens = False
-        self._rang_peers_at = self._handed_on_at = self._counted_rings_at = -inf
+        self._rang_peers_at = self._offered_key_at = self._counted_rings_at = -inf
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
@@ -112,7 +112,7 @@ class Doorbell:
             await self.release_key()
             await self._offer_key(now)
         self._due_but_not_claimed = not rows and self._woken_by in ("busy", "due", "tick", "writers")
-        if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
+        if not rows and self._slots < SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._try_fetch(self._control.session, _RING_PEERS)
 
@@ -128,10 +128,10 @@ class Doorbell:
 
     async def _offer_key(self, now: float) -> None:
         """With an order, ring the peers, so that one of them takes the key: we look for rows of our own slots only."""
-        if self._owners is None or self._owners.owns_all or now - self._handed_on_at < self._tick_s:
+        if self._owners is None or self._owners.owns_all or now - self._offered_key_at < self._tick_s:
             return
         if self._control.session is not None:
-            self._handed_on_at = now
+            self._offered_key_at = now
             await self._try_fetch(self._control.session, _RING_PEERS)
 
     def note_arrivals(self, rows: int) -> None:
@@ -148,7 +148,7 @@ class Doorbell:
                 return
 
     async def wait_while_paused(self, longest_s: float) -> None:
-        """Wait for the tick, at most `longest_s`, a nudge or a pause or resume while nothing may be claimed."""
+        """Nothing may be claimed: wait for a nudge, a ring, a pause, a resume or the tick; `longest_s` at most."""
         session = self._control.session
         self._note_session(session)
         await self.release_key()
