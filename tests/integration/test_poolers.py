@@ -133,7 +133,7 @@ async def test_a_connection_that_was_given_up_goes_to_whom_it_was_given_up_for(p
         tasks.start_soon(queued.keep)
         await until(is_queued, "it waits in the pooler's queue")
         tasks.start_soon(first.keep)
-        await first.get()
+        await until(lambda: first.session is not None, "who comes first has a session")
         tasks.cancel_scope.cancel()
 
 
