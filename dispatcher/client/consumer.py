@@ -80,7 +80,7 @@ class Consumer(OnThread):
         self._routes = FunctionRoutes(group.group, asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._runners = [threads.StepRunner(reader, commands_for(client, keys)) for keys, reader in readers.items()]
-        # One reader, one event at a time: no turns to share.
+        # One reader, one event at a time: no permits to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
 
     def on(self, *event_types: str, attempts: int | None = None) -> Callable[[F], F]:
@@ -165,7 +165,7 @@ class AsyncConsumer(InTask):
         self._routes = FunctionRoutes(group.group, asynchronous=True)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
-        # One reader, one event at a time: no turns to share.
+        # One reader, one event at a time: no permits to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
         self._stopped = asyncio.Event()
 
@@ -193,8 +193,8 @@ class AsyncConsumer(InTask):
         exception that it failed. Raises TypeError for a function that is not `async def`.
         """
         self._routes.complete(handle)
-        turns = None if self._single else asyncio.Semaphore(self._concurrency)
-        runners = [tasks.StepRunner(*each, self._stopped, turns) for each in self._readers]
+        permits = None if self._single else asyncio.Semaphore(self._concurrency)
+        runners = [tasks.StepRunner(*each, self._stopped, permits) for each in self._readers]
         try:
             await self._begin()
             await tasks.work(runners, self._handle, self.stop)

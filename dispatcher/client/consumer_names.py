@@ -37,7 +37,7 @@ class Names:
         self._look_at = clock() + self._every_s()
         self._may = True  # False once Redis refused the script
 
-    def tidy(self, within_ms: int = 0) -> Steps:
+    def delete_idle(self, within_ms: int = 0) -> Steps:
         """Delete the names that have been idle for claim_idle, at most once in that time.
 
         Returns the other consumers that read the key in the last `within_ms` milliseconds.

@@ -24,7 +24,7 @@ OnError = Callable[[Received, Exception], object]
 
 
 class Failed(Exception):
-    """The function or the store raised `error`, and that is the event's own."""
+    """The function or the dedup store (steps.py) raised `error`: a failure of the event's own, or Wait."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -37,7 +37,8 @@ class OthersFirst(Exception):
 class EntryTaker(ABC):
     """The steps for one entry of a reader, and what they need to know. A stop sets `stopping`; these steps the rest.
 
-    The four that are abstract say how an entry is kept and settled. Those raise NotOurs, where they can tell.
+    The four that are abstract say what becomes of an entry in Redis. They raise NotOurs where they know that another
+    consumer may have it by now (deliveries.py). `has_store`: there is a dedup store.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class EntryTaker(ABC):
         return self._max_deliveries(event.event_type) or self._group.max_deliveries
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
-        if isinstance(error, raised.Wait):  # nobody's failure
+        if isinstance(error, raised.Wait):  # no failure
             delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
             return (yield from self._again(entry, delay_ms, counted=False))
         told: BaseException = error.__cause__ or error if isinstance(error, FunctionBroke) else error

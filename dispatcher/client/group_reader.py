@@ -1,8 +1,8 @@
 """What a reader does next that keeps no order among the events.
 
-Acknowledge finished entries; claim abandoned ones and those whose retry is due, one at a time, so that an entry that
-kills its process costs no other entry a delivery; read new ones. Claimed and new entries take turns, or a few that are
-slow to fail would hold up all new ones.
+Acknowledge finished entries; claim (XAUTOCLAIM) abandoned ones and those whose retry is due, one at a time, so that an
+entry that kills its process costs no other entry a delivery; read new ones. Claimed and new entries alternate, or a few
+that are slow to fail would hold up all new ones.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dispatcher.client.entry_taker import OnError
 from dispatcher.client.group import Group
 from dispatcher.client.reader import Reader
 from dispatcher.client.shard import Shard
-from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, sizes_of, text
+from dispatcher.client.steps import Call, Entry, Handle, Join, ReturnPermit, Steps, TakePermit, pages_of, sizes_of, text
 from dispatcher.core.counted import counted
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
@@ -41,17 +41,17 @@ class GroupReader(Reader):
         self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
         self._deliveries = Deliveries(group, self._shards, clock)
         self._size = PageSize(group.count, PAGE_BYTES * len(self._shards) // len(group.keys))  # readers share the bytes
-        self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
+        self._new_until = 0.0  # until then new entries are read, even if abandoned ones can be claimed
 
-    def _turn(self) -> Steps:
+    def _round(self) -> Steps:
         if self.failed:
             raise self.failed.pop(0)
         yield from self._acknowledge()
         now = self._clock()
         if now >= self._due.claim_at and now >= self._new_until:
-            yield from self._in_turn(self._claim_next)
+            yield from self._with_permit(self._claim_next)
         elif self._deliveries.waiting:
-            yield from self._in_turn(self._work_off)
+            yield from self._with_permit(self._work_off)
         else:
             yield from self._read_new()
             if not self._deliveries.waiting:
@@ -71,10 +71,10 @@ class GroupReader(Reader):
         for key, page in pages:
             self._deliveries.waiting.extend(Entry(text(entry_id), fields, 1, key, now) for entry_id, fields in page)
 
-    def _in_turn(self, work: Callable[[], Steps]) -> Steps:
-        """Do it when it is our turn; while we wait for that, what was delivered to us stays ours."""
+    def _with_permit(self, work: Callable[[], Steps]) -> Steps:
+        """Do it with a permit; while we wait for one, what was delivered to us stays ours."""
         try:
-            while not (yield TakeTurn(self._group.claim_idle_millis / 3000)):
+            while not (yield TakePermit(self._group.claim_idle_millis / 3000)):
                 yield from self._deliveries.keep()
             if not self.stopping:
                 yield from work()
@@ -83,7 +83,7 @@ class GroupReader(Reader):
                 waited = counted(len(self._deliveries.waiting), "entry")
                 log.warning("%s waited too long behind a slow one; left to be claimed", waited)
                 self._deliveries.waiting.clear()
-        yield EndTurn()
+        yield ReturnPermit()
 
     def _work_off(self) -> Steps:
         yield from self._deliveries.keep()
@@ -101,8 +101,8 @@ class GroupReader(Reader):
         self._due = min(self._shards.values(), key=lambda each: each.claim_at)
         now = self._clock()
         if shard.cursor == "0-0":
-            yield from shard.recall_late()
-            yield from shard.names.tidy()
+            yield from shard.reclaim_if_clock_went_back()
+            yield from shard.names.delete_idle()
         trimmed = len(rest[0]) if rest else 0
         for entry_id, fields in entries:
             if fields is None:

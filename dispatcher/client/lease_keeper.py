@@ -17,7 +17,7 @@ from dispatcher.client.steps import Steps
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
-VISIT_S = 0.3  # between two looks at the leases; a third of a lease, if that is less
+CHECK_LEASES_S = 0.3  # between two looks at the leases; a third of a lease, if that is less
 SURE_S = 0.05  # so long an answer of Redis holds that a shard is ours
 MANY = 200  # entries of one command
 LATE_MS = 1000  # so much longer ago than we took the lease another consumer may have read last
@@ -47,16 +47,16 @@ class LeaseKeeper(Reader):
         self._size = PageSize(group.count, page_bytes)
         self._lines = Lines(page_bytes)
         self._in_hand: dict[str, dict[str, Queued]] = {key: {} for key in keys}  # of each shard, by id
-        self._visit_at = 0.0  # when to look at the leases
+        self._check_leases_at = 0.0  # when to look at the leases
         self._said = set[str]()  # consumers that read beside us without a lease
-        self._has_turn = True  # whether it got one when it last asked
+        self._has_permit = True  # whether it got one when it last asked
 
-    def _visit(self) -> Steps:
+    def _check_leases(self) -> Steps:
         """Look at all leases: keep ours, give up those that are too many, take what is free and our share."""
         now = self._clock()
-        self._visit_at = now + min(VISIT_S, self._group.claim_idle_millis / 3000)
+        self._check_leases_at = now + min(CHECK_LEASES_S, self._group.claim_idle_millis / 3000)
         stuck = self._shares.is_stuck(now)
-        if stuck and not self._has_turn:  # all turns are: what waits here is for others
+        if stuck and not self._has_permit:  # all permits are taken: what waits here is for others
             for shard in self._held():
                 self._leave_shard(shard)
         try:
@@ -76,7 +76,7 @@ class LeaseKeeper(Reader):
             raise
         for shard in self._held():
             alone_ms = int((self._clock() - shard.taken_at) * 1000) - LATE_MS
-            for name in (yield from shard.names.tidy(max(0, alone_ms))):
+            for name in (yield from shard.names.delete_idle(max(0, alone_ms))):
                 self._say_mixed(name, shard.key)
 
     def _say_mixed(self, name: str, key: str) -> None:
@@ -95,7 +95,7 @@ class LeaseKeeper(Reader):
         for shard, verb in verbs.items():
             if verb == "drop":
                 with contextlib.suppress(NotOurs):
-                    yield from self._uncount(shard, shard.uncounted, 0)
+                    yield from self._set_deliveries(shard, shard.not_begun, 0)
         lasts = {shard.key: self._lasts_ms(shard, asked) for shard in verbs}
         members, found = yield from ask(self._shares.me, verbs, lasts, self._group.claim_idle_millis if present else 0)
         for shard, verb in verbs.items():
@@ -128,9 +128,9 @@ class LeaseKeeper(Reader):
         """Begin no more of it; it is given up when nothing of it is in hand."""
         if not shard.leaving:
             shard.leaving = True
-            shard.uncounted = self._lines.new_ones(shard.key)
+            shard.not_begun = self._lines.new_ones(shard.key)
             self._lines.drop(shard.key, failed=True)
-            self._visit_at = self._clock()
+            self._check_leases_at = self._clock()
 
     def _lost(self, shard: LeasedShard, *, given_up: bool = False) -> None:
         if not given_up:
@@ -160,8 +160,8 @@ class LeaseKeeper(Reader):
         self._sure(shard, asked)
         return answer[1] if len(answer) > 1 else None
 
-    def _uncount(self, shard: LeasedShard, ids: Sequence[str], deliveries: int) -> Steps:
-        """Say how often these entries were delivered: those that were not begun, less often than Redis has counted."""
+    def _set_deliveries(self, shard: LeasedShard, ids: Sequence[str], deliveries: int) -> Steps:
+        """Set the delivery counts of these entries: of those that were not begun, below what Redis has counted."""
         for first in range(0, len(ids), MANY):
             command = ("XCLAIM", shard.key, self._group.group, self._group.consumer, 0, *ids[first : first + MANY])
             yield from self._fenced(shard, *command, "RETRYCOUNT", deliveries, "JUSTID")

@@ -3,7 +3,7 @@
 Several times a second: look who holds which shard, keep our own, take or give up some (dispatcher.client.shard_leases).
 Of a shard that was taken: first all that is pending, of whichever consumer, by id; then new entries. Each waits in the
 line of its aggregate (dispatcher.client.aggregate_lines); one that failed holds its line. Before each begins Redis
-must have said within SURE_S that the shard is ours still.
+must have said that the shard is ours still, at most SURE_S ago (lease_keeper.py).
 
 After an error of a call nobody knows what Redis has delivered to us: what waits is forgotten, and found as pending.
 """
@@ -20,21 +20,21 @@ from dispatcher.client.shard_leases import LeasedShard
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
-    EndTurn,
     Entry,
     Handle,
     Join,
+    ReturnPermit,
     Sleep,
     Steps,
-    TakeTurn,
+    TakePermit,
     text,
 )
 from dispatcher.core.page_size import size_of
 
 BEHIND_S = 0.02  # between two looks for new entries, while others wait for one in hand
 PAGE = 200  # pending entries of one look
-WAITING_MOST = 100_000  # entries of all shards that wait; what is more is left in the stream
-WAITING_LEAST = 1_000  # of one shard
+WAITING_MOST = 100_000  # entries that wait, divided among all shards; what is more is left in the stream
+WAITING_LEAST = 1_000  # of one shard, however many shards there are
 
 log = logging.getLogger("dispatcher.client")
 
@@ -44,18 +44,18 @@ class OrderedReader(LeaseKeeper):
 
     _read_at = 0.0  # when to look for new entries although others wait for one in hand
 
-    def _turn(self) -> Steps:
+    def _round(self) -> Steps:
         if self.failed:
             raise self.failed.pop(0)
-        if self._clock() >= self._visit_at:
-            yield from self._visit()
+        if self._clock() >= self._check_leases_at:
+            yield from self._check_leases()
         for shard in self._to_search():
             yield from self._search_pending(shard)
         if not any(shard.token and not shard.leaving for shard in self._leased.values()):
             return (yield from self._wait())
-        self._has_turn = yield TakeTurn(self._until(self._visit_at))
-        if not self._has_turn or self.stopping:
-            return (yield EndTurn())
+        self._has_permit = yield TakePermit(self._until(self._check_leases_at))
+        if not self._has_permit or self.stopping:
+            return (yield ReturnPermit())
         entry = self._lines.next(self._clock())
         if entry is None and self._clock() >= self._read_at:
             yield from self._read_new()
@@ -63,7 +63,7 @@ class OrderedReader(LeaseKeeper):
                 self._read_at = self._clock() + BEHIND_S
         if entry is not None:
             return (yield Handle(self._handle_next(entry)))
-        yield EndTurn()
+        yield ReturnPermit()
         if not self._to_search():
             yield from self._wait()
 
@@ -128,7 +128,7 @@ class OrderedReader(LeaseKeeper):
 
     def _wait(self) -> Steps:
         """Until there is something new, or one in hand is done, or the next look."""
-        seconds = min(self._until(self._visit_at), self._group.block_millis / 1000)
+        seconds = min(self._until(self._check_leases_at), self._group.block_millis / 1000)
         if (due := self._lines.next_due) is not None:
             seconds = min(seconds, self._until(due))
         working = any(self._in_hand.values())
@@ -158,7 +158,7 @@ class OrderedReader(LeaseKeeper):
     # One entry
 
     def _handle_next(self, queued: Queued) -> Steps:
-        """Begin one entry, and settle it; leave it when another consumer may have the shard."""
+        """Carry out the steps of one entry; leave it when another consumer may have the shard."""
         key = queued.line.key
         shard = self._leased[key]
         self._in_hand[key][queued.id] = queued
@@ -176,7 +176,7 @@ class OrderedReader(LeaseKeeper):
             self._shares.end((key, queued.id))
             self._lines.end(queued.line)
             if shard.leaving:
-                self._visit_at = self._clock()
+                self._check_leases_at = self._clock()
 
     def _works(self, queued: Queued) -> None:
         queued.began = self._clock()
@@ -203,7 +203,7 @@ class OrderedReader(LeaseKeeper):
         yield from self._fenced(self._leased[entry.key])
 
     def _release(self, entry: Entry) -> Steps:
-        yield from self._uncount(self._leased[entry.key], [entry.id], entry.deliveries - 1)
+        yield from self._set_deliveries(self._leased[entry.key], [entry.id], entry.deliveries - 1)
 
     def _done(self, entry: Entry) -> Steps:
         yield from self._fenced(self._leased[entry.key], "XACK", entry.key, self._group.group, entry.id)
@@ -215,7 +215,7 @@ class OrderedReader(LeaseKeeper):
     def _again(self, entry: Entry, delay_ms: int, *, counted: bool) -> Steps:
         """It is the first of its line again after the pause; the others of its aggregate wait for that."""
         shard, queued = self._leased[entry.key], self._in_hand[entry.key][entry.id]
-        yield from self._uncount(shard, [entry.id], entry.deliveries - (not counted))
+        yield from self._set_deliveries(shard, [entry.id], entry.deliveries - (not counted))
         queued.deliveries = entry.deliveries + counted
         queued.is_new = False
         if not shard.leaving:

@@ -1,6 +1,6 @@
 """The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
 
-The consumer sends each answer in and throws each error in. What a reader does in each turn, GroupReader says
+The consumer sends each answer in and throws each error in. What a reader does in each round, GroupReader says
 (dispatcher.client.group_reader), or OrderedReader (dispatcher.client.ordered_reader).
 """
 
@@ -12,7 +12,7 @@ from dispatcher.client.entry_taker import OF_REDIS, EntryTaker, OnError
 from dispatcher.client.group import Group
 from dispatcher.client.patience import MISSPELT, judge, said, wait_out
 from dispatcher.client.shard import Shard
-from dispatcher.client.steps import EndTurn, Steps
+from dispatcher.client.steps import ReturnPermit, Steps
 from dispatcher.core.counted import counted
 from dispatcher.handlers.outages import Outages
 
@@ -42,8 +42,8 @@ class Reader(EntryTaker):
         self._worked = False  # whether Redis has answered as it should
 
     @abstractmethod
-    def _turn(self) -> Steps:
-        """What to do next, until the next stop or outage."""
+    def _round(self) -> Steps:
+        """One round: what to do next. Repeated until the next stop or outage."""
 
     @abstractmethod
     def _leave(self) -> Steps:
@@ -64,12 +64,12 @@ class Reader(EntryTaker):
                         log.warning("%s was not in Redis, and is made: %s", self._where(), MISSPELT)
                     started = True
                 while not self.stopping:
-                    yield from self._turn()
+                    yield from self._round()
                     if failures:
                         log.info("Redis answers again: it reads %s on", self._where())
                     failures, self._worked = 0, True
             except OF_REDIS as error:
-                yield EndTurn()
+                yield ReturnPermit()
                 self._doubt()
                 if judge(error) == "no group":
                     log.warning("the group %s of %s is gone; making it again", group.group, self._where())

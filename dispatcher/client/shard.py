@@ -11,7 +11,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.steps import Call, Steps, text
 
 OFTEN_S, SELDOM_S = 0.05, 5.0  # between two searches for abandoned entries
-LATE_S = 1.0  # an entry that could be claimed so long ago, and was not, will not be: see recall_late()
+LATE_S = 1.0  # an entry that could be claimed so long ago, and was not, will not be: see reclaim_if_clock_went_back()
 
 
 class Shard:
@@ -80,7 +80,7 @@ class Shard:
         self._failed[entry_id] = due, deliveries
         self.claim_at = min(self.claim_at, self._retries[0])
 
-    def recall_late(self) -> Steps:
+    def reclaim_if_clock_went_back(self) -> Steps:
         """At the end of a search: let what failed here and was not found be claimed at once, unless another has it.
 
         Redis counts an idle time by its clock: if that went back by an hour, the entry would wait for an hour more.

@@ -38,7 +38,7 @@ class LeasedShard(Shard):
     last = "0-0"  # the group has read to here
     free = False  # for us to take, at the last check
     full = False  # so much of it waits that it is read no further for now
-    uncounted: Sequence[str] = ()  # entries that were read and not begun, to be released when it is given up
+    not_begun: Sequence[str] = ()  # entries that were read and not begun, to be released when it is given up
 
     @property
     def lease(self) -> str:
@@ -50,7 +50,7 @@ class LeasedShard(Shard):
         self.token = self.highest = token
         self.taken_at = self._clock()
         self.leaving = False
-        self.uncounted = ()
+        self.not_begun = ()
         self.pending_from = "-"
 
     def lost(self) -> None:

@@ -26,23 +26,23 @@ class CallApplication:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeTurn:
-    """Wait up to so many seconds until this reader may handle an event: the readers of one consumer share `concurrency`
-    turns. The answer says whether it may.
+class TakePermit:
+    """Wait up to so many seconds until this reader has a permit to handle an event: the readers of one consumer share
+    `concurrency` permits. The answer says whether it has one.
     """
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class EndTurn:
-    """Give the turn back unused. Nothing, without a turn."""
+class ReturnPermit:
+    """Give the permit back unused. Nothing, without a permit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """Carry out the steps of one entry, in the turn that was taken, which ends with them. They may go on beside those
-    that follow; what they raise is then put into `failed` of the reader.
+    """Carry out the steps of one entry, with the permit that was taken, which goes back when they end. They may go on
+    beside those that follow; what they raise is then put into `failed` of the reader.
     """
 
     steps: "Steps"
@@ -96,7 +96,7 @@ class Deliver:
     event: Received
 
 
-Step = Call | CallApplication | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Sleep
+Step = Call | CallApplication | TakePermit | ReturnPermit | Handle | Join | AwaitEntry | Deliver | Reconnect | Sleep
 Steps = Generator[Step, Any, Any]
 
 

@@ -55,7 +55,7 @@ class TailReader:
                 yield from self._begin(first=not worked)
                 self._unsure.update(self._read)  # after a pause of unknown length
                 while not self.stopping:
-                    yield from self._turn()
+                    yield from self._round()
                     failures, worked = 0, True
             except OF_REDIS as error:
                 self._look_at = 0.0  # it may be another server, or the same one with older data
@@ -77,7 +77,7 @@ class TailReader:
         if empty:
             log.warning("%s has no entry: %s", next(iter(self._read)), MISSPELT)
 
-    def _turn(self) -> Steps:
+    def _round(self) -> Steps:
         """Read once and deliver."""
         count = max(1, self._size.count // len(self._read))  # of each key
         reply = yield Call("xread", (dict(self._read),), {"count": count, "block": self._block_ms})

@@ -12,14 +12,14 @@ from dispatcher.client.steps import (
     AwaitEntry,
     Call,
     CallApplication,
-    EndTurn,
     Handle,
     Join,
     Reconnect,
+    ReturnPermit,
     Sleep,
     Step,
     Steps,
-    TakeTurn,
+    TakePermit,
     advance,
 )
 
@@ -27,14 +27,16 @@ Run = Callable[[CallApplication], Awaitable[Any]]
 
 
 class StepRunner:
-    """One reader at work. `turns`: those that the readers share; None: entries are handled in the reader's task."""
+    """One reader at work. `permits`: those that the readers share; None: entries are handled in the reader's task."""
 
-    def __init__(self, reader: Reader, commands: Any, stopped: asyncio.Event, turns: asyncio.Semaphore | None) -> None:
+    def __init__(
+        self, reader: Reader, commands: Any, stopped: asyncio.Event, permits: asyncio.Semaphore | None
+    ) -> None:
         self._reader = reader
         self._commands = commands
         self._stopped = stopped
-        self._turns = turns
-        self._has_turn = False  # and has not used it
+        self._permits = permits
+        self._has_permit = False  # and has not used it
         self._in_hand: set[asyncio.Task[None]] = set()
 
     async def work(self, run: Run) -> None:
@@ -46,7 +48,7 @@ class StepRunner:
                 task.cancel()
             raise
         finally:
-            self._end_turn()
+            self._return_permit()
             await self._join()
 
     async def _carry_out(self, steps: Steps, run: Run) -> None:
@@ -66,8 +68,8 @@ class StepRunner:
         except Exception as error:
             self._reader.failed.append(error)
         finally:
-            if self._turns is not None:
-                self._turns.release()
+            if self._permits is not None:
+                self._permits.release()
 
     async def _do(self, step: Step, run: Run) -> Any:
         match step:
@@ -76,14 +78,14 @@ class StepRunner:
             case CallApplication():
                 with failing():
                     return await run(step)
-            case TakeTurn(seconds):
-                return await self._take_turn(seconds)
-            case EndTurn():
-                self._end_turn()
-            case Handle(steps) if self._turns is None:
+            case TakePermit(seconds):
+                return await self._take_permit(seconds)
+            case ReturnPermit():
+                self._return_permit()
+            case Handle(steps) if self._permits is None:
                 await self._carry_out(steps, run)
             case Handle(steps):
-                self._has_turn = False
+                self._has_permit = False
                 task = asyncio.create_task(self._take(steps, run))
                 self._in_hand.add(task)
                 task.add_done_callback(self._in_hand.discard)
@@ -103,20 +105,20 @@ class StepRunner:
                         await self._stopped.wait()
         return None
 
-    async def _take_turn(self, seconds: float) -> bool:
-        if self._turns is not None:
+    async def _take_permit(self, seconds: float) -> bool:
+        if self._permits is not None:
             try:
                 async with asyncio.timeout(seconds):
-                    await self._turns.acquire()
+                    await self._permits.acquire()
             except TimeoutError:
                 return False
-            self._has_turn = True
+            self._has_permit = True
         return True
 
-    def _end_turn(self) -> None:
-        if self._turns is not None and self._has_turn:
-            self._has_turn = False
-            self._turns.release()
+    def _return_permit(self) -> None:
+        if self._permits is not None and self._has_permit:
+            self._has_permit = False
+            self._permits.release()
 
     async def _join(self) -> None:
         if self._in_hand:

@@ -17,14 +17,14 @@ from dispatcher.client.steps import (
     AwaitEntry,
     Call,
     CallApplication,
-    EndTurn,
     Handle,
     Join,
     Reconnect,
+    ReturnPermit,
     Sleep,
     Step,
     Steps,
-    TakeTurn,
+    TakePermit,
     advance,
 )
 
@@ -91,10 +91,10 @@ class StepRunner:
             case CallApplication():
                 with failing():
                     return run(step)
-            case TakeTurn(seconds):
-                return crew is None or crew.take_turn(self, seconds)
-            case EndTurn() if crew is not None:
-                crew.end_turn(self)
+            case TakePermit(seconds):
+                return crew is None or crew.take_permit(self, seconds)
+            case ReturnPermit() if crew is not None:
+                crew.return_permit(self)
             case Handle(steps) if crew is None:
                 self._carry_out(steps, run, None)
             case Handle(steps) if crew is not None:
@@ -135,8 +135,8 @@ class Crew:
         self._runners = runners
         self._concurrency = concurrency
         self._run = run
-        self._turns = threading.Semaphore(concurrency)
-        self._have_turns: set[StepRunner] = set()  # and have not used them; each runner's own thread writes its own
+        self._permits = threading.Semaphore(concurrency)
+        self._have_permits: set[StepRunner] = set()  # and have not used them; each runner's own thread writes its own
         self._entries: queue.SimpleQueue[tuple[StepRunner, Steps] | None] = queue.SimpleQueue()  # None: go home
         self._failures: list[BaseException] = []  # the first is raised by work()
 
@@ -157,22 +157,22 @@ class Crew:
         if self._failures:
             raise self._failures[0]
 
-    def take_turn(self, runner: StepRunner, seconds: float) -> bool:
+    def take_permit(self, runner: StepRunner, seconds: float) -> bool:
         """Whether a thread is free for an entry, within so many seconds."""
-        if not self._turns.acquire(timeout=seconds):
+        if not self._permits.acquire(timeout=seconds):
             return False
-        self._have_turns.add(runner)
+        self._have_permits.add(runner)
         return True
 
-    def end_turn(self, runner: StepRunner) -> None:
-        """Give back a turn that was not used."""
-        if runner in self._have_turns:
-            self._have_turns.remove(runner)
-            self._turns.release()
+    def return_permit(self, runner: StepRunner) -> None:
+        """Give back a permit that was not used."""
+        if runner in self._have_permits:
+            self._have_permits.remove(runner)
+            self._permits.release()
 
     def handle(self, runner: StepRunner, steps: Steps) -> None:
-        """Use the turn: let a thread carry out the steps of an entry."""
-        self._have_turns.discard(runner)
+        """Use the permit: let a thread carry out the steps of an entry."""
+        self._have_permits.discard(runner)
         self._entries.put((runner, steps))
 
     def _read(self, runner: StepRunner) -> None:
@@ -181,7 +181,7 @@ class Crew:
         except Exception as error:
             self._fail(error)
         finally:
-            self.end_turn(runner)
+            self.return_permit(runner)
 
     def _help(self) -> None:
         """Serve to the end, though the function wants to end this thread (sys.exit): run() ends for it, for all."""
@@ -197,7 +197,7 @@ class Crew:
             try:
                 runner.take(steps, self._run, self)
             finally:
-                self._turns.release()
+                self._permits.release()
 
     def _fail(self, error: BaseException) -> None:
         self._failures.append(error)

@@ -16,7 +16,7 @@ from dispatcher.client.consumer import Group
 from dispatcher.client.ordered_reader import OrderedReader
 from dispatcher.client.shard_leases import lease_of
 from dispatcher.client.shard_shares import Shares
-from dispatcher.client.steps import Call, CallApplication, Sleep, Step, TakeTurn
+from dispatcher.client.steps import Call, CallApplication, Sleep, Step, TakePermit
 from tests.support.steps import flat
 
 STREAM, GROUP = "s", "g"
@@ -84,7 +84,7 @@ class ByHand:
                 self._begun.append((self.name, event.entry_id))
                 if self._fails:
                     raise LookupError
-            case TakeTurn():
+            case TakePermit():
                 return True
             case Call("xread", arguments, options):
                 return self._commands.xread(*arguments, **(options | {"block": 1}))

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from dispatcher.client.steps import AwaitEntry, EndTurn, Handle, Join, Step, Steps, advance
+from dispatcher.client.steps import AwaitEntry, Handle, Join, ReturnPermit, Step, Steps, advance
 
 
 def flat(steps: Steps) -> Steps:
-    """The steps as a reader that is alone has them: entries are handled where they come. Turns are the test's."""
+    """The steps as a reader that is alone has them: entries are handled where they come. Permits are the test's."""
     answer: Any = None
     failure: Exception | None = None
     while (step := advance(steps, answer, failure)) is not None:
@@ -19,7 +19,7 @@ def flat(steps: Steps) -> Steps:
 
 def _one(step: Step) -> Steps:
     match step:
-        case EndTurn() | Join() | AwaitEntry():
+        case ReturnPermit() | Join() | AwaitEntry():
             return None
         case Handle(inner):
             return (yield from flat(inner))

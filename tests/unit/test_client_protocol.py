@@ -11,7 +11,7 @@ import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.group_reader import GroupReader
-from dispatcher.client.steps import Call, CallApplication, Sleep, Step, Steps, TakeTurn, advance, pages_of
+from dispatcher.client.steps import Call, CallApplication, Sleep, Step, Steps, TakePermit, advance, pages_of
 from dispatcher.client.tail import Tail
 from tests.support.steps import flat
 
@@ -27,13 +27,13 @@ FIELDS = {
 
 
 def alone(steps: Steps) -> Steps:
-    """The steps of a reader that always has its turn."""
+    """The steps of a reader that always has a permit."""
     inner = flat(steps)
     answer: Any = None
     failure: Exception | None = None
     while (step := advance(inner, answer, failure)) is not None:
         answer, failure = True, None
-        if not isinstance(step, TakeTurn):
+        if not isinstance(step, TakePermit):
             try:
                 answer = yield step
             except Exception as error:
