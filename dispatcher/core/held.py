@@ -1,8 +1,8 @@
 """What is held: aggregates of which one event has to go out, or to be given up, before any later one. Pure.
 
 An event holds the later ones of its aggregate from the moment at which it is not known to be in the stream, until it is
-sent, or dead (unless the dead hold too), or gone. Aggregates are told by a key of 64 bits, whose last 8 are the slot;
-see sql/statements/claim.sql. Two aggregates with the same key would only wait for each other.
+sent, released, dead (unless the dead hold too) or deleted. Aggregates are told by a key of 64 bits, whose last 8 are
+the slot; see sql/statements/claim.sql. Two aggregates with the same key would only wait for each other.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from dispatcher.core.outcome import BatchOutcomes
 
-MOST_DEAD = 50_000  # dead events whose next entry is to tell of them; of more the oldest are forgotten
+MOST_DEAD = 50_000  # dead events to be named by the next entry of their aggregate; of more the oldest are forgotten
 
 
 class HoldReason(StrEnum):
-    """Why a row holds its aggregate. The values are also those of held_load.sql and held_check.sql."""
+    """Why a row holds its aggregate. held_load.sql and held_check.sql return some of these, and other kinds."""
 
     OUR_CLAIM = "our_claim"  # a claim of ours has it, or had it a moment ago
     OTHER_CLAIM = "other_claim"  # another dispatcher has claimed it
@@ -32,7 +32,7 @@ FOUND_BY_CLAIMS = (HoldReason.LOCKED, HoldReason.CLAIMABLE, HoldReason.TYPE_WAIT
 
 
 class Dead(NamedTuple):
-    """A dead event that the next entry of its aggregate tells of."""
+    """A dead event that the next entry of its aggregate names, in its field AFTER_DEAD (publish.py, order.md)."""
 
     row_id: int
     event_id: str
@@ -44,7 +44,7 @@ class Held:
     def __init__(self, *, hold: bool) -> None:
         self.hold = hold
         self.later_event_seen: set[int] = set()  # keys of held aggregates of which a claim met a later event
-        # Rows of dead events that no entry has to tell of any more; emptied by whoever writes that down (watch.py).
+        # Rows of dead events that no entry has to name any more; emptied by whoever writes that down (watch.py).
         self.announced: list[int] = []
         # Keys of which a row has ceased to hold since the running claim began; cleared before each claim.
         self.holds_ended: set[int] = set()
@@ -58,7 +58,7 @@ class Held:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row has to wait, and no entry has to tell of a dead event."""
+        """Whether no row has to wait, and no entry has to name a dead event."""
         return not self._by_key and not self._dead
 
     def blocks(self, key: int, row_id: int, but: Collection[int] = ()) -> bool:
@@ -107,18 +107,18 @@ class Held:
         return [row_id for row_id, (_, reason) in self._rows.items() if reason in reasons]
 
     def after_dead(self, key: int) -> Dead | None:
-        """The dead event that the next entry of this aggregate has to tell of."""
+        """The dead event that the next entry of this aggregate has to name."""
         return self._dead.get(key)
 
     def note_died(self, row_id: int, key: int, event_id: str) -> None:
-        """A dead event that does not hold: the next entry of its aggregate tells of it."""
+        """A dead event that does not hold: the next entry of its aggregate names it."""
         known = self._dead.pop(key, None)
         if len(self._dead) >= MOST_DEAD:
             del self._dead[next(iter(self._dead))]
         self._dead[key] = Dead(row_id, event_id) if known is None or known.row_id < row_id else known
 
     def forget_dead(self, key: int, dead: Dead) -> None:
-        """No entry has to tell of this dead event any more: one that does is in the stream, or the event is retried."""
+        """No entry has to name this dead event any more: one that does is in the stream, or the event is retried."""
         if self._dead.get(key) == dead:
             del self._dead[key]
         self.announced.append(dead.row_id)
@@ -165,8 +165,8 @@ class Held:
             known = self._rows.get(row_id)
             if known is None or known[1] is HoldReason.OUR_CLAIM:  # claimed since it was asked for
                 continue
-            kind, event_id = there.get(row_id, ("gone", ""))
-            if kind in ("gone", "sent", "holds_nothing"):
+            kind, event_id = there.get(row_id, ("deleted", ""))
+            if kind in ("deleted", "sent", "holds_nothing"):
                 again |= self.end_hold(row_id)
             elif kind == HoldReason.DEAD and not self.hold:
                 self.note_died(row_id, known[0], event_id)

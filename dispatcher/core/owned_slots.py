@@ -3,9 +3,9 @@
 Only the owner of a slot claims its rows, so it may have a whole batch of one aggregate in flight. Two rules
 keep the order, and both are kept here:
 
-- Of each slot one batch is in flight. A later batch could reach the stream though the batch before was refused.
-- A slot is released in Postgres when nothing of it is in hand. A batch that is in flight, or a claim whose answer is
-  not there yet, would go on under the next owner.
+- Of each slot one batch is in hand. A later batch could reach the stream though the batch before was refused.
+- A slot is released in Postgres when nothing of it is in hand, and no lane has a batch of it to settle: that, or a
+  claim whose answer is not there yet, would go on under the next owner.
 
 So slots are in hand *before* a relay sends the claim, and until each row of theirs is settled or released, or holds
 its aggregate (rows that are isolated or kept aside):

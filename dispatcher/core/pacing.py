@@ -27,8 +27,8 @@ class BatchSizer:
     batch_size: int  # rows, at most
     budget_bytes: int = CLAIM_BYTES
     first: int = 64  # rows, at a cold start
-    # Up to so many rows fill the budget. Of more each may take a quarter of its share on average: a text of more than
-    # its share is read by a second statement.
+    # Up to so many rows may fill the budget, more only a quarter of it: a text of more than budget / rows is read by a
+    # second statement.
     usual: int = 256
     _rows: int = 0  # asked for while the rows are small
     _mean_bytes: float = 0.0
@@ -151,7 +151,7 @@ class ArrivalRate:
 class FreshLimit:
     """How many rows of a claim may be fresh: fresh rows come first, and must not starve scheduled rows that fell due.
 
-    While claims take fresh rows only, every eighth claim keeps a part for scheduled rows; every claim does, while
+    While claims take fresh rows only, every ninth claim keeps a part for scheduled rows; every claim does, while
     scheduled rows fill that part. Rows that one kind does not use go to the other kind. Written by one claimer only.
     """
 
@@ -195,7 +195,7 @@ class PrefetchLimit:
     _mean_s: float = inf
 
     def limit(self, in_flight: int, stuck: int = 0) -> int:
-        """Rows the next claim may take; 0: none now. `stuck`: handlers that go on though nobody waits for them."""
+        """Rows the next claim may take; 0: none now. `stuck`: handlers that go on after their timeout."""
         if stuck >= self.parallel:
             return 0
         ahead = int(min(self.most, self.parallel * self.ahead_s / max(self._mean_s, 1e-6)))

@@ -35,10 +35,11 @@ def load(
 ) -> str:
     """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
-    `filtered`: those, else those marked `plain`. `split`, `left_out`: those too. `sharded`: those, else those marked
+    `filtered`: those, else `unfiltered`. `split`, `left_out`: those too. `sharded`: those, else those marked
     `single`. `ordered`: those, else `unordered`. `owned`: those, else `any`. `--like: claim, from 'A', before 'B'`
-    stands for a part of another statement. Of the lines that are comments only the first is left, which names it:
-    behind a pooler the text is sent, and looked through for parameters, each time.
+    stands for the part of claim.sql from A up to B, to its end if B is nowhere in it. Of the lines that are comments
+    only the first is left, which names it: behind a pooler the text is sent, and looked through for parameters, each
+    time.
     """
     text = _LIKE.sub(_part, _text("statements", name))
     markers = {
@@ -46,7 +47,7 @@ def load(
         "unordered": not ordered,
         "split": split,
         "filtered": filtered,
-        "plain": not filtered,
+        "unfiltered": not filtered,
     }
     markers |= {"sharded": sharded, "single": not sharded, "left_out": left_out}
     markers |= {"owned": owned, "any": not owned}

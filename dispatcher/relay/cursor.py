@@ -10,7 +10,7 @@ from dispatcher.core.row import UNSCHEDULED, Batch
 from dispatcher.stages.claim import FROM_THE_START, IndexKey, last_index_key
 
 # Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot this
-# scan passes all rows that were settled since, so such scans may take at most a twentieth of the time.
+# scan passes all rows that were settled since. So after it we rest for REST times as long, but at most 10 s.
 START_AGAIN_S = 1.0
 REST = 20.0
 START_AGAIN_AT_MOST_S = 10.0

@@ -1,8 +1,8 @@
 """The claim in order: of slots that we own, and of no aggregate of which an earlier row is skipped.
 
-There are two ways. The plain one is the claim of claim.sql, which is refused where somebody has locked a row, rather
-than take the row behind it. The careful one looks first (peek.sql), so that whoever knows what is held chooses the rows
-to claim: what it costs does not grow with what is held.
+There are two ways. Without a peek, claim.sql claims at once, and is refused where somebody has locked a row, rather
+than take the row behind it. By peek: peek.sql reads the rows, whoever knows what is held chooses some, and
+claim_chosen.sql claims these. What that costs does not grow with what is held.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class ClaimRequest:
 
     `fresh_limit`: of `limit` rows at most so many that nobody scheduled. `parked`: rows that are known to be parked;
     `running`: transactions that must not be over. `by_id`: rows that are tried by their ids, wherever they lie.
-    `held_back`: event types that are looked at, and not to be claimed. The others: see `claim`.
+    `waiting_types`: event types that are looked at, and not to be claimed. The others: see `claim`.
     """
 
     dispatcher: int | None
@@ -47,7 +47,7 @@ class ClaimRequest:
     running: Sequence[str] = ()
     parked: Sequence[int] = ()
     by_id: Sequence[int] = ()
-    held_back: Sequence[str] = ()
+    waiting_types: Sequence[str] = ()
 
     def parameters(self) -> dict[str, object]:
         """As the statements take them."""
@@ -67,7 +67,7 @@ class ClaimRequest:
             "layout": self.layout,
             "running": list(self.running),
             "parked": list(self.parked),
-            "held_back": list(self.held_back),
+            "waiting_types": list(self.waiting_types),
             "most_bytes": self.most_bytes,
             "now": None,
             "since_s": None,
@@ -78,19 +78,19 @@ class ClaimRequest:
 
 
 class Peeked(NamedTuple):
-    """A row that was looked at. `kind`: fresh, other, parked or by_id; `due_at`: naive, UTC; None: parked.
+    """A row that was looked at. `kind`: fresh, scheduled, parked or by_id; `due_at`: naive, UTC; None: parked.
 
-    `held_back`: no event of its type may be claimed now.
+    `type_waits`: no event of its type may be claimed now.
     """
 
     id: int
     aggregate_key: int
     kind: str
     due_at: datetime | None
-    held_back: bool
+    type_waits: bool
 
 
-async def claim_plainly(session: Session, claim_id: str, wanted: ClaimRequest) -> tuple[Batch, bool] | None:
+async def claim_without_peek(session: Session, claim_id: str, wanted: ClaimRequest) -> tuple[Batch, bool] | None:
     """Claim rows in the order of their ids, and say whether others are parked. None: somebody has locked a row.
 
     Raises as `claim` does.

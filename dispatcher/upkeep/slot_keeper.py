@@ -4,8 +4,9 @@ Each dispatcher makes the same plan of the same tables (core/slot_plan.py) and d
 the plan gives to others, once nothing of it is in hand, and takes what is free and its own. It checks when another one
 says that something changed, and every few seconds, which is its sign of life too.
 
-All of it runs on the control session, which holds our lock in the registry: who looks dead takes no slot. Ownership
-stands in Postgres, and every claim asks for it there; the views of the relays only say what is worth claiming.
+Its statements run on the control session, which holds our lock in the registry: who looks dead takes no slot. Only the
+LISTEN is on the upkeep session. Ownership stands in Postgres, and every claim asks for it there; the views of the
+relays only say what is worth claiming.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ class SlotsState(NamedTuple):
     may_own: list[int | None] | None
     seen_at: list[str] | None
     alive: list[bool] | None
-    done: int
+    done: int  # 0: our row in the registry is gone
 
     def dispatchers(self) -> list[tuple[int, str, int | None, str, bool]]:
         """id, name, how many slots it may own (None: none), last sign of life and whether it holds its lock of each."""
@@ -62,7 +63,7 @@ class SlotsState(NamedTuple):
 
 
 class SlotKeeper:
-    """Keeps the slots of one dispatcher. Its fields are written by its own task, but for `_rung`.
+    """Keeps the slots of one dispatcher. Its own task writes its fields; anyone sets `_rung`, and stop() `_leaving`.
 
     `views`: those of the relays, which own the same. `may_own()`: of how many of the first slots we may own some now;
     None: of none. Seconds are monotonic.
@@ -147,7 +148,7 @@ class SlotKeeper:
         if us is None:
             return
         self._compare(state, us)
-        await self._tell_nothing_in_hand(session, state, us)
+        await self._mark_own_fenced(session, state, us)
         members = [
             Member(id, min(theirs, SLOTS))
             for id, name, theirs, _, alive in state.dispatchers()
@@ -213,8 +214,8 @@ class SlotKeeper:
         self._lose(lost)
         self._gain({slot: epoch for slot, epoch in ours.items() if slot not in self._known})
 
-    async def _tell_nothing_in_hand(self, session: Session, state: SlotsState, us: int) -> None:
-        """Say of slots that were revoked from us, who are awake, that we have nothing of them in hand.
+    async def _mark_own_fenced(self, session: Session, state: SlotsState, us: int) -> None:
+        """Mark slots as fenced that were revoked from us, who are awake, and of which we have nothing in hand.
 
         Whoever revoked them fences us, unless it died before that: then nobody would, and they had no owner for good.
         """

@@ -18,7 +18,7 @@
 -- Index: message_outbox_due_idx, from each cursor on.
 -- A line that begins with a marker, "--split: " for instance, belongs only to what load() of dispatcher/infra/sqlfiles.py returns when it is
 -- asked for lines of that marker; one with two markers, when it is asked for both. The markers:
---   filtered: some event types have handlers. plain: load() without filtered.
+--   filtered: some event types have handlers. unfiltered: load() without filtered.
 --   split: fresh rows and scheduled ones are claimed apart, each with a cursor and a limit: while room is kept for scheduled rows, or their
 --     cursor is not at the start, or a filtered claim goes back only a while (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan.
 --   sharded: tells the slot, where the stream depends on it.
@@ -39,7 +39,7 @@
 -- The column before the suspect's mark is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
 -- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
--- may be compressed) for text that is read later, see read_row.sql: what takes more than its share of 4 MiB, so the answer is bounded
+-- may be compressed) for text that is read later, see read_row.sql: what takes more than its part of 4 MiB, so the answer is bounded
 -- whatever the rows hold (headers may take a quarter of that as well). most_bytes NULL: all is read later, for one text cannot be read,
 -- and each byte of a name that is not ASCII comes as \ooo: the name may be the one.
 -- The text is measured, not what is stored: twelve bytes of jsonb, such as 1e131071, may be 131,072 of text. To measure costs a row
@@ -69,7 +69,7 @@
     --ordered:       AND (SELECT m.ours FROM mine AS m)
     --split:   --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
     --unordered: --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
-    --split:   --plain: AND d.event_type <> 'dispatcher.prove'
+    --split:   --unfiltered: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
     --unordered: --split:     LIMIT %(fresh)s
@@ -118,7 +118,7 @@ WHERE o.ctid = ANY (
       --ordered: ))
       --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
       --unordered: AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
-      --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
+      --unfiltered: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s

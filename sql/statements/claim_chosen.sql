@@ -4,6 +4,8 @@
 -- Returns: as claim in order; a row that is missing is locked by somebody else, or not due any more.
 -- Loaded by: dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_pkey.
+-- A line "--like: claim, from A, before B" stands for the part of claim.sql from A up to B: see load() of dispatcher/infra/sqlfiles.py
+--   ('NOTHING' is nowhere in it: up to its end).
 WITH mine AS MATERIALIZED (
 --like: claim, from '    --ordered:     SELECT (%(floor)s', before '    --ordered: ),'
 )

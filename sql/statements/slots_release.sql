@@ -1,4 +1,4 @@
--- slots_release: releases slots of ours of which nothing is in hand, and tells the others.
+-- slots_release: releases slots of ours of which no lane has a row, and tells the others. Isolated rows, and those kept aside, may still be claimed.
 -- Parameters: self (our id), wanted (slots).
 -- Returns: each slot that was released. One that is missing was not ours any more.
 -- Loaded by: dispatcher/upkeep/slot_keeper.py

@@ -2,7 +2,7 @@
 -- Parameters: self (our id), may_own (of how many of the first slots we may own some; NULL: of none).
 -- Returns: one row: owner, epoch, the dispatcher it was revoked from, and whether that one is fenced, of each slot, as arrays in the
 --   order of the slots; id, name, may_own (NULL: none), last sign of life and whether it holds its lock of each dispatcher, as arrays. Our
---   own may_own and sign of life are as they were before.
+--   own may_own and sign of life are as they were before. Last: 1, or 0 if our row is gone.
 -- Loaded by: dispatcher/upkeep/slot_keeper.py
 -- Index: dispatcher_pkey; 256 rows, a few, and pg_locks.
 -- A may_own that changed is told to the others, who make another plan.

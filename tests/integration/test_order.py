@@ -224,9 +224,9 @@ async def test_a_parked_event_holds_the_later_ones(dispatcher: StartDispatcher, 
     assert await order_of(redis, "a") == [1, 2]
 
 
-@pytest.mark.parametrize("carefully", [False, True])
+@pytest.mark.parametrize("by_peek", [False, True])
 async def test_more_parked_events_than_one_peek_tells_of_hold_the_later_ones(
-    dispatcher: StartDispatcher, db: Db, carefully: bool
+    dispatcher: StartDispatcher, db: Db, by_peek: bool
 ) -> None:
     """Somebody parks a whole backlog. A peek tells of 10,000, the oldest first."""
     add_parked = """
@@ -236,7 +236,7 @@ async def test_more_parked_events_than_one_peek_tells_of_hold_the_later_ones(
     async with dispatcher(**ORDER):
         await add(db, "before", 1)
         await becomes(lambda: sent(db), 1)
-        if carefully:  # something is held, and a later event of it was seen
+        if by_peek:  # something is held, and a later event of it was seen
             await db.execute(add_parked, (0, 0))
             await add(db, "p0", 1)
             await add(db, "before", 2)
@@ -248,7 +248,7 @@ async def test_more_parked_events_than_one_peek_tells_of_hold_the_later_ones(
                 await add(db, f"p{number}", number)
             await add(db, "behind", 1)
         await becomes(lambda: sent(db), before + 1)
-        assert await count(db, "pending") == 25_000 + 11 + 2 * carefully
+        assert await count(db, "pending") == 25_000 + 11 + 2 * by_peek
 
 
 async def test_what_another_claim_has_holds_the_later_ones(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:

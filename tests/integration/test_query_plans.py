@@ -148,7 +148,7 @@ PARAMETERS: dict[str, object] = {
     "epochs": 0,
     "running": [],
     "parked": [],
-    "held_back": [],
+    "waiting_types": [],
     "by_id": [],
     "most": 1000,
     "limit": BATCH,

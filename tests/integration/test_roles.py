@@ -147,8 +147,8 @@ async def test_a_dispatcher_claims_in_order(roles: psycopg.AsyncConnection) -> N
     await roles.execute("UPDATE messaging.slot_owner SET owner = 1")
     await act_as(roles, "outbox_dispatcher")
     parameters = PARAMETERS | {
-        "mask": "\\x" + "ff" * 32, "owned": 256, "epochs": 0, "running": [], "parked": [], "by_id": [], "held_back": [],
-        "hold": False, "most": 10, "pids": [1], "types": [], "handled": False,
+        "mask": "\\x" + "ff" * 32, "owned": 256, "epochs": 0, "running": [], "parked": [], "by_id": [],
+        "waiting_types": [], "hold": False, "most": 10, "pids": [1], "types": [], "handled": False,
     }  # fmt: skip
     for name, rows in {"peek": 1, "claim": 1, "claim_chosen": 0, "held_load": 0, "held_check": 1}.items():
         statement = sqlfiles.load(name, split=True, sharded=True, ordered=True)

@@ -92,7 +92,7 @@ def test_handlers_that_do_not_end_and_what_a_look_at_postgres_found_are_troubles
     clock.now += 60
     ours(events.Sampled(5, 1.0, 0.6, 7, {}, doorbell="dropped"))
     assert [(each.kind, each.reason, each.since) for each in ours.read().troubles] == [
-        ("handlers", "all 4 places are taken by handlers of invoice.pdf that go on after their timeout", 1000.0),
+        ("handlers", "4 handlers of invoice.pdf go on after their timeout, as many as there are places", 1000.0),
         ("doorbell", "dropped", 1000.0),
         ("notify-queue", "60% full", 1000.0),
     ]

@@ -77,9 +77,9 @@ class HandlerOutage(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class StuckHandlers(TelemetryEvent):
-    """Every place in the handler pool is taken by a handler that does not end (`on`), or one is free again.
+    """As many handlers as there are places are stuck (`on`), or fewer again.
 
-    `types`: event types of those that do not end, the most first, at most three.
+    `types`: their event types, the most first, at most three.
     """
 
     on: bool
@@ -89,10 +89,10 @@ class StuckHandlers(TelemetryEvent):
     def line(self) -> Line:
         if not self.on:
             return Line("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
-        text = "Every place is taken by a handler that does not end; restart the process to free them"
+        text = "As many handlers as there are places do not end, so no more events are handed out; restart the process"
         return Line("ERROR", "handlers_stuck", text, {"stuck": self.stuck})
 
     def trouble(self) -> TroubleChange:
         of = f" of {', '.join(self.types)}" if self.types else ""
-        reason = f"all {self.stuck} places are taken by handlers{of} that go on after their timeout"
+        reason = f"{self.stuck} handlers{of} go on after their timeout, as many as there are places"
         return TroubleChange("handlers", reason, there=self.on)

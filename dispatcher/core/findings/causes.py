@@ -27,7 +27,7 @@ def _with_snapshot(found: list[Need]) -> list[Need]:
 
 
 def _with_handlers(found: list[Need]) -> list[Need]:
-    """While all places are taken nothing is tried again: that waits for somebody as the handlers do."""
+    """While too many are stuck nothing is tried again: that waits for somebody as the handlers do."""
     if not any(each.kind == "handlers" for each in found):
         return found
     return [replace(each, level="bad") if each.kind == "retrying" else each for each in found]

@@ -2,7 +2,7 @@
 
 A sync handler runs in a thread, an async one on the loop; each has its timeout. A handler that ignores its timeout
 cannot be ended: a thread by nobody, a task that swallows its cancellation neither. Its row is settled as a failed
-attempt, and the handler is counted as stuck for as long as it goes on.
+attempt, and the handler is stuck for as long as it goes on; its place is free.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from dispatcher.relay.handlers.threads import CallResult, Threads
 
 CANCEL_S = 1.0  # what a cancelled task gets to clean up
 
-OUTAGE_S = 1.0  # an event's wait, unless whoever knows of the others of its type says otherwise
+OUTAGE_S = 1.0  # an event's wait, unless TypeLimits.outage says otherwise
 
 
 class HandlerResult(NamedTuple):
@@ -48,18 +48,18 @@ class HandlerResult(NamedTuple):
 
 @dataclass(slots=True)
 class HandlerExecutor:
-    """What runs handlers. `late`: tasks that go on though they were cancelled; `types`: the event type of each call
-    that nobody waits for. Both are written by call_handler().
+    """What runs handlers. `stuck_tasks`: that go on though they were cancelled; `types`: the event type of each
+    stuck call. Both are written by call_handler().
     """
 
     threads: Threads
-    late: set["asyncio.Future[CallResult]"]
+    stuck_tasks: set["asyncio.Future[CallResult]"]
     types: dict["asyncio.Future[CallResult]", str] = field(default_factory=dict)
 
     @property
     def stuck(self) -> int:
-        """Handlers that nobody waits for any more and that go on."""
-        return self.threads.stuck + len(self.late)
+        """Handlers that go on after their timeout."""
+        return self.threads.stuck + len(self.stuck_tasks)
 
 
 async def call_handler(
@@ -162,8 +162,8 @@ async def _within(
             future.add_done_callback(lambda ended: executor.types.pop(ended, None))
             if isinstance(future, asyncio.Task):
                 future.cancel()
-                executor.late.add(future)
-                future.add_done_callback(executor.late.discard)
+                executor.stuck_tasks.add(future)
+                future.add_done_callback(executor.stuck_tasks.discard)
             else:
                 executor.threads.abandon(future)
 

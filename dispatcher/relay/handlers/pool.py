@@ -160,8 +160,8 @@ class HandlerPool:
     def _judge(self, row: ClaimedRow, result: HandlerResult, seconds: float) -> tuple[Outcome, HandledAs]:
         """Note the end with its type; what becomes of the row. An outage may turn out to be its own failure."""
         if result.failed is None:
-            late = result.handled == "timeout"
-            self._type_limits.ended(row.event_type, seconds, done=result.handled == "done", late=late)
+            done, timed_out = result.handled == "done", result.handled == "timeout"
+            self._type_limits.ended(row.event_type, seconds, done=done, timed_out=timed_out)
             return result.outcome, result.handled
         error = getattr(result.outcome, "error", "")
         wait_s = self._type_limits.outage(row.event_type, row.id, error)

@@ -1,7 +1,8 @@
 """The handler relay: claims rows whose event type has a handler, and calls their handlers, a bounded number at once.
 
-It has a session of its own and waits neither for the stream relay nor for Redis. A row that was claimed and gets no
-place within a second is released, for others to take. Each row is settled as its handler ends.
+It has a session of its own and waits neither for the stream relay nor for Redis. A row that waits for
+a place for longer than a second is released, for others to take; a suspect waits on. Each row is settled as its handler
+ends.
 """
 
 import asyncio
@@ -130,7 +131,7 @@ class HandlerRelay:
         self._woken.set()
 
     def stop(self) -> None:
-        """Claim nothing new; `run()` returns when what is handled has ended, or its patience has."""
+        """Claim nothing new; `run()` returns when what is handled has ended, or `patience_s` is over."""
         self._stopping.set()
         self._woken.set()
         self._in_flight.room.set()
@@ -237,7 +238,7 @@ class HandlerRelay:
         self._woken.set()  # wait anew
 
     async def _finish_within(self, patience_s: float) -> int:
-        """Release what waits; wait for what is handled, then release that too. Returns how many were released."""
+        """Release what waits; wait so long for what is handled, then release that too. Returns how many rows."""
         before = self._settler.released
         for task in [*self._in_flight.waiting, *self._in_flight.suspects]:
             self._in_flight.end(task, STOPPING)

@@ -19,7 +19,7 @@ NO_PLACE = Released("no handler was free")
 
 
 class HandlerSettler:
-    """Settles what handlers ended. One statement settles all that ended while the one before ran."""
+    """Settles what handlers ended: what ended while the settles before ran, one settle for each claim."""
 
     def __init__(self, postgres: ReconnectingSession, in_flight: InFlight, settler: Settler, pause: PauseCheck) -> None:
         self._postgres = postgres
@@ -69,7 +69,7 @@ class HandlerLeases:
         self._observe = observe
 
     async def run(self) -> None:
-        """Check each second until cancelled."""
+        """Check every second, or four times a lease where that is more often, until cancelled."""
         while True:
             await anyio.sleep(min(CHECK_EVERY_S, self._lease_s / 4))
             now = monotonic()

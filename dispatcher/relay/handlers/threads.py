@@ -1,6 +1,6 @@
 """Daemon threads for calls that block: as many as are asked for at once, kept for the next call.
 
-A thread cannot be ended from outside. One whose call overstays its time is abandoned: nobody waits for it any more, not
+A thread cannot be ended from outside. One whose call overstays its time is stuck: nobody waits for it any more, not
 even the end of the process (which the threads of asyncio and anyio would hold up), and `stuck` counts it until it ends.
 """
 
@@ -39,7 +39,7 @@ class Threads:
 
     @property
     def stuck(self) -> int:
-        """Threads that were abandoned and have not ended their call."""
+        """Threads whose call has overstayed its time and goes on."""
         return len(self._abandoned)
 
     def call(self, function: Callable[[], Any]) -> "asyncio.Future[CallResult]":

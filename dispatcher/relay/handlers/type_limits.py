@@ -1,7 +1,8 @@
 """How many handlers of each event type may run now, so that no type takes what the others need.
 
-- A type whose server is away (its handler raised one of its outages) gets none for a while, then one at a time until
-  one does not meet the outage again. Its events wait at no cost.
+- A type whose server is away (its handlers raised their outages, and none was done between) gets none for a while, then
+  one at a time until one does not meet the outage again. Its events wait at no cost. The first outage says nothing of
+  the type yet: only that event waits.
 - Where there are several types, one whose handlers take long gets at most four fifths of the places that the others
   leave free.
 """
@@ -18,9 +19,9 @@ from dispatcher.core.events import HandlerOutage, Observer
 from dispatcher.handlers.load import HandlersByType
 from dispatcher.stages.claim import EventTypeFilter
 
-AWAY = Backoff(base_s=0.5, cap_s=15.0)
+AWAY = Backoff(base_s=0.5, cap_s=15.0)  # pauses of a type whose server is away
 SLOW_S = 1.0  # handlers that take longer on average could hold all places for long
-SLOW_SHARE = 0.8
+SLOW_PART = 0.8
 PROOFS = 3  # so often others of its type are done between two outages of an event: then they are its own failures
 REMEMBERED = 10_000  # events of a type that met an outage
 
@@ -34,7 +35,9 @@ class _Type:
     waits_until: float = 0.0
     first_outage: bool = True  # the next one would be the first since a handler ended well: it may be that event's own
     done: int = 0
-    outages_of: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row: `done` then; times that it had grown
+    outages_of: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # by row: `done` at its last outage; how often that had grown
 
 
 class TypeLimits:
@@ -65,7 +68,7 @@ class TypeLimits:
         if len(self._types) == 1 or (known.mean_s is not None and known.mean_s < SLOW_S):
             return self._parallel
         others = running.total() - running[event_type]
-        return max(1, int(SLOW_SHARE * (self._parallel - others)))
+        return max(1, int(SLOW_PART * (self._parallel - others)))
 
     def to_claim(self, running: Counter[str], event_types: EventTypeFilter | None) -> EventTypeFilter | None:
         """What to claim of `event_types` (None: everything), without types that may run no more handlers now."""
@@ -82,14 +85,14 @@ class TypeLimits:
         now = monotonic()
         return min((each.waits_until - now for each in self._types.values() if each.waits_until > now), default=inf)
 
-    def ended(self, event_type: str, seconds: float, *, done: bool, late: bool) -> None:
-        """Note the end of a handler that met no outage. `late`: it timed out, so its server may be away still."""
+    def ended(self, event_type: str, seconds: float, *, done: bool, timed_out: bool) -> None:
+        """Note the end of a handler that met no outage. `timed_out`: its server may be away still."""
         known = self._types[event_type]
         mean_s = known.mean_s
         known.mean_s = seconds if mean_s is None else mean_s * 0.8 + seconds * 0.2
         known.done += done
         known.first_outage = known.first_outage or done
-        if known.outages and not late:
+        if known.outages and not timed_out:
             known.outages, known.waits_until = 0, 0.0
             self._observe(HandlerOutage(event_type, None))
         if self._full:

@@ -1,4 +1,4 @@
-"""Which of the rows that were peeked at a careful claim takes: those that wait for no other. No I/O."""
+"""Which of the rows that were peeked at a claim takes: those that wait for no other. No I/O."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dispatcher.stages.claim_in_order import Peeked
 
 @dataclass(slots=True)
 class Choice:
-    """What a careful claim takes. `rows`: the keys of their aggregates, by id; `scan`: how far it went.
+    """What a claim by peek (claimer.py) takes. `rows`: the keys of their aggregates, by id; `scan`: how far it went.
 
     `earlier_first`: of one aggregate an earlier row was held until just now, and has to be claimed first.
     """
@@ -27,7 +27,7 @@ class Choice:
 def choose(
     rows: Sequence[Peeked], held: Held, limit: int, *, window: int, fresh_window: int, one_per_aggregate: bool
 ) -> Choice:
-    """Up to `limit` of these rows, and those that are tried by their ids.
+    """Up to `limit` of these rows. Those that are tried by their ids come first, and count.
 
     The peek asked for `window` rows, of which at most `fresh_window` fresh. Notes in `held` of which aggregates a later
     event was seen, and what has to wait because of its type.
@@ -52,7 +52,7 @@ def choose(
             earlier_first = True
         elif held.blocks(key, row.id) or (one_per_aggregate and key in keys):
             held.later_event_seen.add(key)
-        elif row.held_back:
+        elif row.type_waits:
             if held.reason(row.id) is None:
                 held.add(row.id, key, HoldReason.TYPE_WAITS)
         elif row.kind == "by_id" or held.reason(row.id) not in (HoldReason.LOCKED, HoldReason.CLAIMABLE):

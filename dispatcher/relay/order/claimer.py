@@ -5,9 +5,9 @@ A claim goes these steps, and has each from one neighbour:
 1. `InOrder.ready` (in_order.py) gives the slot group whose turn it is (groups.py): no slot of it is in hand.
 2. Its `OrderedCursor` (cursor.py) says after which rows of the index of work the claim may begin.
 3. `Held` (core/held.py) knows which aggregates are held, by which rows and why.
-4. Rows are claimed by stages/claim_in_order.py. While no row that we know of has to wait: plainly, by one statement.
-   Else carefully: `peek` reads the rows, `choose` (choose.py) picks those that wait for no other, `claim_chosen` claims
-   these. So too when the plain statement met a row that somebody had locked.
+4. Rows are claimed by stages/claim_in_order.py. While no row that we know of has to wait: by one statement.
+   Else by peek: `peek` reads the rows, `choose` (choose.py) picks those that wait for no other, `claim_chosen` claims
+   these. So too when the one statement met a row that somebody had locked.
 5. Both ways end in a `Scan` (cursor.py): how far the index was read. From that the cursor knows where the next claim
    begins, and the group whether there is more.
 6. `InOrder` notes the rows, and releases those that have to wait after all: what holds them was found out meanwhile.
@@ -35,9 +35,9 @@ from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
-from dispatcher.stages.claim_in_order import ClaimRequest, claim_chosen, claim_plainly, none_claimed, peek
+from dispatcher.stages.claim_in_order import ClaimRequest, claim_chosen, claim_without_peek, none_claimed, peek
 
-PEEK_FACTOR = 2  # rows that a careful claim peeks at for each one that it may take
+PEEK_FACTOR = 2  # rows that a claim by peek reads for each one that it may take
 MOST_PEEKED = 20_000
 # One row in so many is kept for what was scheduled and is due: else fresh rows with higher ids would overtake it.
 ONE_IN_SO_MANY_SCHEDULED = 8
@@ -65,7 +65,7 @@ class OrderedClaimer(Claimer):
         self._by_id_from = 0  # index into the rows of _by_id() where the next claim begins
         self._parked_since: ClaimRequest | None = None  # a claim that found rows parked that were not before
         self._waiting_types = frozenset[str]()  # that are not claimed now: an event of them holds its aggregate
-        self._least_window = 0  # the next careful claim peeks at so many rows, at least: more after one that took none
+        self._least_window = 0  # the next claim by peek reads so many rows, at least: more after one that took none
 
     def make_settler(
         self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
@@ -149,9 +149,9 @@ class OrderedClaimer(Claimer):
             await cursor.prove(session, self._own_pids())
             sure = not cursor.running  # no transaction is open that may have written rows before the position
             wanted = self._wanted(group, limit, floor, mark)
-            batch = await self._claim_plainly(session, claim_id, group, wanted)
+            batch = await self._claim_without_peek(session, claim_id, group, wanted)
             if batch is None:
-                batch = await self._claim_carefully(session, claim_id, group, wanted)
+                batch = await self._claim_by_peek(session, claim_id, group, wanted)
             self._order.groups.note(group, batch.aggregate_keys.values(), full=group.more)
             if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
@@ -179,7 +179,7 @@ class OrderedClaimer(Claimer):
             running=list(group.cursor.running),
             parked=self._order.held.rows(HoldReason.PARKED),
             by_id=self._by_id(max(1, limit // ONE_IN_SO_MANY_SCHEDULED)),
-            held_back=tuple(self._waiting_types),
+            waiting_types=tuple(self._waiting_types),
         )
 
     def _by_id(self, most: int) -> list[int]:
@@ -192,14 +192,14 @@ class OrderedClaimer(Claimer):
             self._by_id_from += most
         return ids
 
-    async def _claim_plainly(
+    async def _claim_without_peek(
         self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest
     ) -> Batch | None:
         """Claim without a peek. None: rows have to be chosen, as some may have to wait or somebody has locked one."""
         held = self._order.held
         if held.later_event_seen or self._waiting_types or held.rows(HoldReason.LOCKED, HoldReason.CLAIMABLE):
             return None
-        claimed = await claim_plainly(session, claim_id, wanted)
+        claimed = await claim_without_peek(session, claim_id, wanted)
         if claimed is None:
             return None
         batch, others_parked = claimed
@@ -231,7 +231,7 @@ class OrderedClaimer(Claimer):
             for row in rows:
                 held.add(row.id, row.aggregate_key, HoldReason.PARKED)
 
-    async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest) -> Batch:
+    async def _claim_by_peek(self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest) -> Batch:
         """Peek, and claim what does not have to wait."""
         limit, held = wanted.limit, self._order.held
         window = max(PEEK_FACTOR * limit, self._least_window)
@@ -266,7 +266,7 @@ class OrderedClaimer(Claimer):
 
 
 def _scan_of(rows: list[ClaimedRow], wanted: ClaimRequest) -> Scan:
-    """What a plain claim read: the rows that it took, in the order of their ids."""
+    """What a claim without a peek read: the rows that it took, in the order of their ids."""
     scheduled = [IndexKey(row.next_run_at, row.id) for row in rows if row.next_run_at != UNSCHEDULED]
     fresh = [row for row in rows if row.fresh] if scheduled else rows
     return Scan(

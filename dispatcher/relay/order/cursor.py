@@ -1,6 +1,6 @@
 """Where a claim in order begins: after rows before which nothing can appear any more.
 
-A transaction that commits late has lower ids than rows that are gone. Its event may be followed by one of the same
+A transaction that commits late has lower ids than rows already published. Its event may be followed by one of the same
 aggregate that lies after the cursor; to begin there would take the second and not the first. So the cursor moves only
 to rows of which this is known: every transaction that may have written one of a lower id is over, or still runs as the
 claim reads the index. Until then claims begin before them, and pass over what is settled.
@@ -13,6 +13,8 @@ up to that id (the proven position): in a backlog one such proof is enough for m
         nothing can appear |  the next claim sees  |  this, and somebody  |
         any more           |  it, and moves        |  may still commit    |
                            |  `position` on        |  a row               |
+
+In a backlog `proven` may also lie beyond `reached`; `position` passes neither.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """The slots that a dispatcher owns, in groups: a claim takes rows of one group, of which no slot is in hand.
 
-Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are divided into groups that take
+Of each slot one batch is in hand. So that lanes overlap in a backlog, the slots are divided into groups that take
 turns; at a light load one claim takes all, because each claim costs. They are divided so that each group has about as
 many rows as the others. Where one slot has most of the rows there are no groups: claims of the other slots would find
 nothing.
@@ -15,7 +15,7 @@ from dispatcher.relay.order.cursor import OrderedCursor
 
 ALL_SLOTS_MASK = (1 << SLOTS) - 1
 FADES = 0.9  # what a claim's rows count when the next one came
-SMALLEST = 0.2  # share of the rows: a smaller group would cost more than it brings
+SMALLEST = 0.2  # part of the rows: a smaller group would cost more than it brings
 DIVIDE_AGAIN_AFTER = 8  # claims: a short change of the load does not count
 
 

@@ -127,7 +127,7 @@ class InOrder:
     async def release_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait: those are released; all, if a trigger undid one.
 
-        Sets `after_dead`. What may be isolated, or goes to a handler, holds from here on. Raises as `ready` does.
+        Sets `after_dead`: what entries name. What may be isolated, or goes to a handler, holds now. Raises as `ready`.
         """
         if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])
@@ -199,7 +199,7 @@ class InOrder:
             self._open_slots(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
 
     def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
-        """Note which dead events the entries that are in the stream have told of."""
+        """Note which dead events the entries that are in the stream have named."""
         for row_id, event_id in batch.after_dead.items():
             dead = self.held.after_dead(batch.aggregate_keys[row_id])
             if dead is not None and dead.event_id == event_id and row_id in outcomes.sent_ids:

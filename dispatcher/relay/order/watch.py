@@ -18,7 +18,7 @@ from dispatcher.stages.claim import EventTypeFilter
 EVERY_S = 1.0
 AT_ONCE = 5_000  # rows that one statement asks for
 CHECKED = frozenset(HoldReason) - {HoldReason.OUR_CLAIM}
-MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
+MOST_DEAD = 10_000  # dead events that are read, of those that no entry has named yet
 
 
 class HeldWatch:
@@ -38,7 +38,7 @@ class HeldWatch:
         self._soon = True
 
     async def check(self, session: Session, slots: OwnedSlots, held: Held, claims: Collection[str]) -> bool:
-        """Load what is held in slots that we gained, check what is held, write down which dead events were told of.
+        """Load what is held in slots that we gained, check what is held, write down which dead events were named.
 
         Returns whether rows may be claimed that lie before the claims' cursors.
 
@@ -54,7 +54,7 @@ class HeldWatch:
         return await self._check_rows(session, held, claims) or bool(gained)
 
     async def write_announced(self, postgres: ReconnectingSession, held: Held) -> None:
-        """Write down which dead events the entries after them told of. A failure is tried again with the next check."""
+        """Write down which dead events the entries after them named. A failure is tried again with the next check."""
         if (session := postgres.session) is not None:
             with suppress(SessionLost, psycopg.Error):
                 await self._write_announced(session, held)
@@ -69,7 +69,7 @@ class HeldWatch:
         mask = "\\x" + mask_of(gained).to_bytes(SLOTS // 8, "little").hex()
         parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD, **self._event_types}
         for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
-            if kind == "after":
+            if kind == "after":  # a dead event that no entry has named yet: see held_load.sql
                 held.note_died(row_id, key, event_id)
             elif held.reason(row_id) is None:
                 held.add(row_id, key, HoldReason(kind))

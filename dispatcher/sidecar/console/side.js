@@ -15,7 +15,7 @@ const PARTS = { // name, how it is when all is well, how it is when not
   layout: ["Layout of the streams", "as in Postgres", "differs"],
   slots: ["Slots of the order", "none lacks an owner", "some have no owner"],
   paused: ["Pause", "not paused", "paused"],
-  handlers: ["Handlers", "have free places", "all places are stuck"],
+  handlers: ["Handlers", "have free places", "too many are stuck"],
   "notify-queue": ["Notification queue", "empty", "fills up"],
   refused: ["Rights in Postgres", "suffice", "something is refused"],
   disabled: ["Enabled", "yes", "no: takes no event"],
