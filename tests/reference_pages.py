@@ -221,6 +221,11 @@ ACROSS = {
 }
 
 
+def labels_of(exported: Metrics, name: str) -> tuple[str, ...]:
+    """The label names that a metric was made with; those of a collector of our own are known by its samples only."""
+    return getattr(exported.registry._names_to_collectors[name], "_labelnames", ())
+
+
 def metrics(_: Kept) -> str:
     exported = Metrics()
     rows = []
@@ -233,8 +238,8 @@ def metrics(_: Kept) -> str:
                     values[label].append(value)
         labels = [f"{code(label)} {', '.join(found)}" if one.type == "counter" else code(label)
                   for label, found in values.items()]  # fmt: skip
-        if name == "messaging_stream_group_lag_entries":  # a series for each group, once there is one
-            labels = ["`group`"]
+        if not one.samples:  # its series come later
+            labels = [code(label) for label in labels_of(exported, name)]
         rows.append(
             [
                 code(name),
