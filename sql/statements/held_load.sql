@@ -3,7 +3,7 @@
 --   ones of its aggregate), most (dead events that are read), types, handled (true: of these event types only; false: of all others;
 --   types NULL: of all).
 -- Returns: id, key of the aggregate (see claim.sql), kind and event_id of each row. retry: it was tried before, or its handler waits. parked.
---   other_claim: it is picked by a claim that is not ours. dead: with hold. after: a dead event whose next entry did not tell of it yet.
+--   other_claim: it is picked by a claim that is not ours. dead: with hold. after: a dead event that no next entry (field after_dead) has named yet.
 -- Loaded by: dispatcher/relay/order/watch.py
 -- Index: message_outbox_due_idx, all that is unsettled, which is affordable because it is rare; message_outbox_dead_idx; message_dlq_open_key.
 SELECT

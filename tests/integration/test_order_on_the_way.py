@@ -103,7 +103,7 @@ async def test_an_event_whose_claim_was_answered_too_late_does_not_hold_for_good
 async def test_what_follows_an_event_that_can_never_be_sent(
     dispatcher: StartDispatcher, db: Db, redis: Redis, on_dead: str
 ) -> None:
-    """All are in one batch: with `hold` the others wait, else the next one tells of it."""
+    """All are in one batch: with `hold` the others wait, else the next one names it."""
     [bad] = await insert_events(db, aggregate_id="a", payload=json.dumps({"n": 1, "x": "y" * 3000}))
     await add(db, "a", 2, 3)
     await add(db, "other", 1)
@@ -307,7 +307,7 @@ async def test_news_of_an_earlier_claim_does_not_let_go_what_a_later_one_holds(
 async def test_an_entry_that_is_isolated_tells_of_a_dead_event_for_all(
     dispatcher: StartDispatcher, db: Db, redis: Redis
 ) -> None:
-    """Event 2 follows the dead one, and failed once. Event 3 does not tell of it again."""
+    """Event 2 follows the dead one, and failed once. Event 3 does not name it again."""
     await insert_events(db, aggregate_id="a", payload=json.dumps({"n": 1, "x": "y" * 3000}))
     async with dispatcher(**ORDER, max_payload_bytes=2000) as running:
         await running.tap.next(Buried)
