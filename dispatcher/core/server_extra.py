@@ -9,7 +9,18 @@ from importlib.util import find_spec
 from dispatcher.core.install import how_to_install
 
 # Import names of the extra `server` in pyproject.toml.
-NEEDED = ("aiohttp", "anyio", "click", "hiredis", "loguru", "prometheus_client", "psycopg", "redis", "rich")
+NEEDED = (
+    "aiohappyeyeballs",
+    "aiohttp",
+    "anyio",
+    "click",
+    "hiredis",
+    "loguru",
+    "prometheus_client",
+    "psycopg",
+    "redis",
+    "rich",
+)
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:
     raise ImportError(f"the server is not installed; run: {how_to_install('server')} (missing: {', '.join(missing)})")
