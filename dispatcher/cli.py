@@ -77,7 +77,7 @@ class LazyGroup(SuggestingGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import dispatcher/commands/<name>.py; its command has the same name."""
+        """Import dispatcher/commands/<name>.py, or the folder <name>, with _ for -; its command has the same name."""
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""The breaker before the sink: closed, open until a time, then one trial."""
+"""The breaker before the sink: closed, open until a time, then half open: trials."""
 
 from dataclasses import dataclass
 from random import Random
@@ -11,7 +11,7 @@ State = Literal["closed", "open", "half_open"]
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens on a failure of the sink, lets one trial through when its wait is over, closes when the trial succeeds.
+    """Opens on a failure of the sink, lets one trial of each lane through after its wait, closes when one succeeds.
 
     Written by the relay's tasks only, all on one event loop. Times are the caller's monotonic seconds.
     """

@@ -38,7 +38,7 @@ class KeptBack:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """The pipeline was written, at least in part, and no reply says whether this entry was taken."""
+    """The pipeline was written, at least in part; no reply that can be relied on says whether this entry was taken."""
 
     error: str
     cut: bool = False  # the other end closed the connection; False: it was silent for too long, or we closed it
@@ -60,7 +60,7 @@ class Unpublishable:
 
 @dataclass(frozen=True, slots=True)
 class ClosesConnection:
-    """The other end closes the connection whenever this entry is written alone, and takes small entries."""
+    """The other end closes the connection whenever this entry is written alone, though it answers the probe before."""
 
     error: str
 

@@ -35,7 +35,7 @@ class Waits:
     """Nobody's failure: due again after `delay_s` seconds, at no cost.
 
     Of a handler: it asked for that, or waits for a server, or its process ended. Of a row of the stream: Redis ended
-    while it was sent, so it is published alone next.
+    while it was sent, or may have, so it is published alone next.
     """
 
     delay_s: float
@@ -62,7 +62,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The connection broke before the answer: it may be in the stream or not."""
+    """It may be in the stream or not: no answer came, or none that can be relied on."""
 
     error: str
 
@@ -86,7 +86,7 @@ class BatchOutcomes:
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
     incarnation: RedisIncarnation | None = None  # what holds the entries of `sent_ids`; None: not known, not asked
-    streams: Mapping[int, str] = field(default_factory=dict)  # by row id; empty: there is only one
+    streams: Mapping[int, str] = field(default_factory=dict)  # by row id; empty: only one, or nothing written
 
     @classmethod
     def of(

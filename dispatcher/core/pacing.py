@@ -21,7 +21,7 @@ class BatchSizer:
 
     Large ones cost less a row; small ones keep a cold start from claiming hundreds of rows of a megabyte, and giving
     them back. Of rows that are known to be large only as many are asked for as fit in the budget of bytes. The budget
-    itself is kept by the claim, which knows the sizes; this is only a guess. Written by one task only.
+    itself is kept by the claim, which knows the sizes; this is only a guess. Written by whoever has the turn to claim.
     """
 
     batch_size: int  # rows, at most
@@ -60,8 +60,8 @@ class BatchSizer:
 class PollBackoff:
     """Pauses between due checks while some writer holds the doorbell's key: short at first, doubling up to the tick.
 
-    A writer in the middle of its commit will not ring for what it wrote, so the due check is repeated. Written by the
-    stream relay's turn only. Seconds.
+    A writer in the middle of its commit will not ring for what it wrote, so the due check is repeated. Written by
+    whoever waits at the doorbell: one task at a time. Seconds.
     """
 
     tick_s: float
@@ -92,7 +92,8 @@ class ArrivalRate:
     one. So commits that ring run one at a time: where a flush takes 20 ms they are 50 a second, however many writers
     there are. A few a second may ring. Hundreds must not, nor may they when they wait for one another
     (`note_rings_wait`). And to be rung and to sleep again costs five statements an event, where a claim every POLL_S
-    costs less than two, however many rows it finds. Written by the stream relay's turn only. Monotonic seconds.
+    costs less than two, however many rows it finds. Written by whoever waits at the doorbell, and by the handler relay,
+    on one event loop. Monotonic seconds.
     """
 
     window_s: float = 0.1
@@ -139,8 +140,8 @@ class ArrivalRate:
         """How long to pause between claims while polling; `claimed_s`: how long the last one took.
 
         POLL_S at any usual rate: from 500 rows a second on most claims find some. Above 9,500 rows a second, where
-        writers fill the machine, it grows to LONGEST_POLL_S. As long as the claim took, at least: claims take no more
-        than half of a session's time, though they pass rows of others.
+        writers fill the machine, it grows to LONGEST_POLL_S. It is as long as the claim before it, up to that: a claim
+        that passes rows of others takes long. While commits that ring would wait, it is SLOW_COMMITS_POLL_S.
         """
         if self._rate < self.ring_again_below and now < self._no_ring_until:
             return SLOW_COMMITS_POLL_S
@@ -186,7 +187,8 @@ class FreshLimit:
 class PrefetchLimit:
     """How many rows to claim for handlers: as many as have a place, and as many as end in a tenth of a second.
 
-    More would keep them from other dispatchers; fewer would let a place wait for a claim. Written by one task only.
+    More would keep them from other dispatchers; fewer would let a place wait for a claim. Written by the tasks of
+    the handler relay, on one event loop.
     """
 
     parallel: int

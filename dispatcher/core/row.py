@@ -43,9 +43,9 @@ class ClaimedRow(NamedTuple):
     payload: str  # the JSON text as Postgres prints it; never parsed, for it may be ciphertext
     headers: str | None
     attempts: int
-    age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
+    age_s: float  # seconds that it had waited at the claim, by Postgres's clock; claim.sql says since when
     suspect: bool = False  # its process, or Redis, ended under it, last time: it is tried alone
-    slot: int = 0  # 0 to 255; only where the stream depends on it, else 0
+    slot: int = 0  # 0 to 255; only where its stream, or an order, depends on it, else 0
 
     @property
     def size(self) -> int:
@@ -54,12 +54,12 @@ class ClaimedRow(NamedTuple):
 
     @property
     def fresh(self) -> bool:
-        """Whether nobody scheduled it: not its producer, no retry, no replay. It is due whatever the clock says."""
+        """Whether its next_run_at says that nobody scheduled it: it is due whatever the clock says."""
         return self.next_run_at <= UNSCHEDULED
 
     @property
     def put_back_by_update(self) -> bool:
-        """Whether it was settled, and a plain UPDATE put it back: claim.sql then says an age of exactly 0.
+        """Whether it was sent, and a plain UPDATE put it back: claim.sql then says an age of exactly 0.
 
         A row that was tried before does not show it: its age counts from occurred_at.
         """

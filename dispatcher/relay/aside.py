@@ -27,7 +27,7 @@ from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
-MOST_BATCHES = 4  # with the rows of more nothing is claimed: what is published and cannot be settled has a bound
+MOST_BATCHES = 4  # with the rows of so many nothing is claimed: what is published and cannot be settled has a bound
 REFUSALS = 64  # of one round: after so many, each piece that is left is tried once more, and no piece is halved
 PAUSES = Backoff(base_s=0.2, cap_s=30.0)
 WHILE_STOPPING = Backoff(base_s=0.2, cap_s=1.0)

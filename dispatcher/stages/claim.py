@@ -120,8 +120,8 @@ async def claim(
     handlers begin at once. `event_types`: only rows of these types, or of all others. `since_s`, with a `fresh_limit`
     and `event_types`: rows that are not fresh are taken only if they fell due in the last so many seconds.
     `most_bytes`: a payload, or headers, of more bytes of JSON stay in Postgres (NEVER_READ). `sharded`: tell the slot
-    of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; nothing is claimed
-    where Postgres has another layout. `now`: in place of Postgres's clock.
+    of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; where Postgres
+    has another, nothing is claimed with a `floor`. `now`: in place of Postgres's clock.
 
     The batch holds at most some CLAIM_BYTES of payloads, and a quarter of that of headers, but the first row always:
     rows that do not fit are released. Python counts characters here: as many bytes, if the text is ASCII.

@@ -28,7 +28,7 @@ class WrittenBatch(NamedTuple):
     # earlier event of the aggregate can never be published, and this row waits until that event is dead.
     not_written: Mapping[int, Unpublishable | KeptBack]
     incarnation: RedisIncarnation | None = None  # of Redis, as the pipeline was written
-    streams: Mapping[int, str] = {}  # row id to stream; empty: there is one stream only
+    streams: Mapping[int, str] = {}  # row id to stream; empty: only one, or nothing written
     blocks: Sequence["Block"] = ()  # with an order: the blocks of the pipeline, as they were written
 
 

@@ -22,8 +22,8 @@ class Settlement(NamedTuple):
     """How many rows each statement changed, and which rows no statement changed.
 
     `retried`: rows that are retried and lost an attempt; `waiting`: rows that are retried and lost none.
-    `not_ours`: ids of rows that another dispatcher had taken over. `undone`: ids of rows that bear our claim as before,
-    though the statement raised no error: a trigger undid it.
+    `not_ours`: ids of rows that another dispatcher had taken over, or an earlier try settled. `undone`: ids of rows
+    that bear our claim as before, though the statement raised no error: a trigger undid it.
     """
 
     sent: int
@@ -50,7 +50,7 @@ async def settle(
 ) -> Settlement:
     """Write the outcomes. Every statement is fenced by the claim id and may safely be run again.
 
-    `incarnations`: the incarnations of Redis that hold the entries of the sent rows, one for each node of a Cluster;
+    `incarnations`: the incarnations of Redis that hold the entries of the sent rows, one for each sink;
     None: the incarnation that the outcomes name. Rows whose outcome is unknown are left as they are.
 
     Raises SessionLost: settle again on another session. Raises IncarnationChanged: another incarnation of Redis holds

@@ -1,4 +1,4 @@
-"""The metrics of several processes as one page: counts are added up, each gauge as its line in metrics.py says.
+"""The metrics of several processes as one page: counts are added up, each gauge as the line says that makes it.
 
 A counter never falls: what a process had counted when it ended stays in the sum.
 """

@@ -87,7 +87,7 @@ def _promised_names(meter: Meter) -> None:
     by_result = {result: ticks.labels(result) for result in ("ok", "error")}
     tick_duration = meter.histogram(
         "messaging_dispatch_tick_duration_seconds",
-        "One turn of the loop: an idle check, or one batch from claim to settle",
+        "One turn of the loop: one batch from claim to settle, one check, wait or failed try",
         tuple(sorted({*EDGES, 3.0})),  # alerts ask for 1.5 and 3
     )
 

@@ -1,7 +1,7 @@
-"""The layout that stands in Postgres, as it was read last, and whether it is ours: by another one nothing is claimed.
+"""The layout that stands in Postgres, as it was read last: where it is not ours, nothing is claimed for a stream.
 
-It is read together with the pause. Each claim asks for it too, so no layout that was changed a moment ago is missed: a
-claim by another one takes no row.
+It is read together with the pause. Each claim for a stream asks for it too, so no layout that was changed a moment ago
+is missed: a claim by another one takes no row.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,5 +1,5 @@
 -- claim: takes due rows under a claim of their own: fresh ones, which nobody scheduled, in the order of their ids; then those that
---   were scheduled, retried or put back, in the order in which they fell due.
+--   were scheduled, are tried again or were replayed, in the order in which they fell due.
 -- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
@@ -21,8 +21,8 @@
 --   filtered: some event types have handlers. unfiltered: load() without filtered.
 --   split: fresh rows and scheduled ones are claimed apart, each with a cursor and a limit: while room is kept for scheduled rows, or their
 --     cursor is not at the start, or a filtered claim goes back only a while (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan.
---   sharded: tells the slot, where the stream depends on it.
---   left_out: leaves out the slots (left_out) of shards of a Cluster whose node is away.
+--   sharded: tells the slot, where the stream, or an order, depends on it.
+--   left_out: leaves out the slots (left_out) of shards of a Cluster that take nothing now: their node is away, for instance.
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
 -- To read one form of it, as Postgres gets it: python -c 'from dispatcher.infra.sqlfiles import load; print(load("claim"))' prints the
 -- plainest, load("claim", split=True) that of two scans.
@@ -33,11 +33,11 @@
 -- one bit of a mask costs the same however many ranges the slots form.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
--- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
+-- Times come in UTC, without a zone: the earliest time that the table allows is no Python time in a zone west of Greenwich.
 -- A time that no Python time can be comes as the nearest that can: rows that were written while triggers were off may have one, and each
 -- would end every claim that takes it.
--- The column before the suspect's mark is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
--- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
+-- The column before the suspect's mark is the age in seconds for the latency histogram: since it occurred, if it failed before; else since it occurred
+-- or since next_run_at, whichever is later; but 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
 -- may be compressed) for text that is read later, see read_row.sql: what takes more than its part of 4 MiB, so the answer is bounded
 -- whatever the rows hold (headers may take a quarter of that as well). most_bytes NULL: all is read later, for one text cannot be read,

@@ -1,4 +1,4 @@
--- doze: tries to take the doorbell's key, and asks when the next row is due: the last statement before a dispatcher sleeps.
+-- doze: tries to take the doorbell's key, and asks when the next row is due, before a dispatcher sleeps.
 -- Parameters: slots (only slots below this number), proof_events (whether only events of `dispatcher prove`, or all others).
 -- Parameters with an order: lows, highs (ranges of slots that we own; slots does not matter then).
 -- Returns: one row: who has the key (below); seconds until the first claimable row is due (NULL: there is none).

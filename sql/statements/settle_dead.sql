@@ -2,7 +2,7 @@
 --   statement.
 -- Parameters: claim_id, ids, errors (one a row), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the
 --   server's clock).
--- Returns: id of each row. A row that is missing was lost to another claim.
+-- Returns: id of each row. A row that is missing is another claim's, was settled by an earlier try, or bears our claim still: a trigger undid it.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_dlq_event_id_idx, message_history_event_idx.
 -- BETWEEN: see settle_sent.sql.

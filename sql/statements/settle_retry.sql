@@ -2,7 +2,7 @@
 --   A failed attempt is noted in the event's history.
 -- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), costs (attempts that it costs, one a row: 1, or 0 for
 --   a wait), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
--- Returns: id of each row. A row that is missing was lost to another claim.
+-- Returns: id of each row. A row that is missing is another claim's, was settled by an earlier try, or bears our claim still: a trigger undid it.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_history_event_idx.
 -- BETWEEN: see settle_sent.sql.

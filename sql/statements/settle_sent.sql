@@ -2,8 +2,8 @@
 -- Parameters: claim_id, ids, stream_ids (one a row), now (NULL: the server's clock), stream, run_id, replid, life (the
 --   incarnation and the life of the stream that the rows were published to or found in; NULL: any).
 -- Parameters with several streams: keys (one a row: its stream), streams, run_ids, replids, lives (one a stream; NULL: any).
--- Returns: id of each row, NULL where a trigger undid it. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
---   stream now.
+-- Returns: id of each row, NULL where a trigger undid it. A row that is missing is another claim's, was settled by an earlier try, or
+--   bears our claim still: a trigger undid it. SQLSTATE DS001: another incarnation of Redis holds the stream now.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
 -- Lines marked --sharded belong to load("settle_sent", sharded=True), of a layout of several streams; else those marked --single.

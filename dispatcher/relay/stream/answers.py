@@ -189,7 +189,7 @@ class SinkAnswers:
 
 
 def make_suspects(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
-    """Note that Redis exited while these rows were sent: they are published alone next time. It costs no attempt."""
+    """Note that Redis exited, or may have, while these rows were sent: they are published alone next, at no attempt."""
     for row in rows:
         outcomes.add(row.id, Waits(delay_s, f"{SERVER_LOST}: Redis ended, or was replaced, while this row was sent"))
 

@@ -6,9 +6,10 @@ own, while the lanes go on. When this connection is cut, the rows that are not i
 that is cut off twice while it is alone on the connection is the cause, and loses an attempt.
 
 No row loses an attempt by an outage. Before each try the sink must answer an XADD that Redis always refuses (the id
-0-0): so the sink is reachable and takes writes. After the try it must be the same incarnation of Redis. If not, the
-rows are released. A row under which Redis itself ended twice comes back marked as a suspect, and is tried alone:
-suspects.py.
+0-0): so the sink is reachable and takes writes. Halves are made only if the same incarnation of Redis answers after the
+cut. If its streams were emptied meanwhile, the rows are released. If another server answers, or one that does not say
+which it is, Redis may have ended on one of them: they come back as suspects, each of which is tried alone and judged
+(suspects.py).
 """
 
 from collections import deque

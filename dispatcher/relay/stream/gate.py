@@ -1,7 +1,7 @@
 """The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, searches.
 
 The gate is open while its breaker is closed, and shut while its breaker is open. An outage of Redis costs no row an
-attempt: nothing is claimed while the gate is shut, and rows that were in flight are released.
+attempt: nothing is claimed for it while the gate is shut, and rows that were in flight are released.
 """
 
 from time import monotonic
@@ -207,9 +207,10 @@ class SinkGate:
     ) -> bool:
         """Search the streams, after the batch's floor, for rows whose reply was lost; note them as sent or released.
 
-        The connection that carried the rows is dead by now (see RedisConnection.connect), so no entry can arrive after
-        the search. False: the search failed, or is not done after about `for_s` seconds. Then the rows stay unknown,
-        and `search`, of search_of(), knows where to go on. Several tasks may search for rows of one claim at a time.
+        Each row was answered, or the connection that carried it is dead by now (see RedisConnection.connect), so no
+        entry can arrive after the search. False: the search failed, or is not done after about `for_s` seconds. Then
+        the rows stay unknown, and `search`, of search_of(), knows where to go on. Several tasks may search for rows of
+        one claim at a time.
         """
         search = search or self.search_of(batch, outcomes)
         try:

@@ -2,8 +2,8 @@
 
 A shard moves as a whole between the nodes of a Cluster. So each shard has a connection, a breaker and an audit of its
 own: the connection follows the shard to whichever node serves it, and while that node is away the other shards go on.
-Slots of a shard whose gate is not open are left out of the claims. A batch whose shard does not answer is settled
-beside the lane that wrote it.
+Slots of a shard that is not ready (`Sink.ready`) are left out of the claims. A batch whose shard does not answer is
+settled beside the lane that wrote it.
 """
 
 from collections.abc import Callable, Sequence

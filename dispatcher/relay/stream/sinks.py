@@ -28,8 +28,7 @@ class NotNow(Enum):
 class Allowance(NamedTuple):
     """How many rows a turn may claim, at least one. `trial`: the row tries the sink out. `began`: monotonic seconds.
 
-    `connection_epochs`: of each sink that is open, see RedisConnection. `left_out`: slots of the sinks that are not
-    open.
+    `connection_epochs`: of each sink that takes rows now, see RedisConnection. `left_out`: slots of the other sinks.
     """
 
     rows: int

@@ -1,10 +1,10 @@
 """Redis was lost while a row was sent alone: is it the row's own failure, or an outage that met the row by chance?
 
-Redis may end on a row (a bug, a module), come back, and end on that row again. So a row under which Redis was lost
-twice is published alone, once Redis has been up for a while. The row is charged only if Redis takes other entries
-before it, and ends twice in a row just as this row is sent. Another application or dispatcher that crashes Redis again
-and again does so at other moments, for that while has a random length. A Redis that ends on every write takes no other
-entries.
+Redis may end on a row (a bug, a module), come back, and end on that row again. So rows under which Redis was lost, one
+of which was cut off or failed before, are suspects: each is published alone, once Redis has been up for a while. The
+row is charged only if Redis takes other entries before it, and ends twice in a row just as this row is sent. Another
+application or dispatcher that crashes Redis again and again does so at other moments, for that while has a random
+length. A Redis that ends on every write takes no other entries.
 """
 
 from collections.abc import Awaitable, Callable

@@ -12,9 +12,9 @@ from dispatcher.stages.doorbell import heartbeat
 from dispatcher.stages.doorbell.heartbeat import ListenerHeartbeat
 from dispatcher.stages.doorbell.owners import OwnerBell
 
-DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of the key listens
-BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
-CONTROL = "outbox_control"  # rung by whoever pauses or resumes
+DOORBELL = "outbox_doorbell"  # rung by writers; whoever got the key listens, until a peer has it
+BACKLOG = "outbox_backlog"  # rings dispatchers: there is more than one can take, or what others may claim
+CONTROL = "outbox_control"  # rung by whoever pauses, resumes, changes the layout or what is held
 
 
 class Listener:
@@ -26,7 +26,7 @@ class Listener:
         self._on_control: list[Callable[[], None]] = []
 
     def on_control(self, listener: Callable[[], None]) -> None:
-        """Call `listener()` when somebody paused or resumed, or may have done so while nobody listened."""
+        """Call `listener()` when CONTROL was rung, or may have been while nobody listened."""
         self._on_control.append(listener)
 
     async def attach(self, session: Session) -> None:
