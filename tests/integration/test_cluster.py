@@ -13,7 +13,7 @@ import pytest
 from redis.crc import key_slot
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.core.events import Republished, Sampled, Settled
+from dispatcher.core.events import Republished, Sampled, Settled, Ticked
 from dispatcher.core.layout import Layout
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from dispatcher.infra.redis.client import open_client
@@ -27,7 +27,7 @@ from tests.support.redis import StartCluster, StartSentinels, StartValkey
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tls import Certificate, behind_tls
-from tests.support.waiting import becomes, caught_up
+from tests.support.waiting import becomes, caught_up, until
 
 PASSWORD = "s3cr3t-Wort"
 SLOT = key_slot(STREAM.encode())
@@ -301,6 +301,25 @@ async def test_a_node_that_is_away_takes_nothing_from_what_is_shown(
     finally:
         for node in (victim, replica):
             os.kill(node.pid, signal.SIGCONT)
+
+
+async def test_the_first_layout_is_set_before_any_shard_is_noted(
+    own_cluster: StartCluster,
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection[Any],
+    database_url: str,
+) -> None:
+    """Else it would look as if another layout had published, and a first start with shards would publish nothing."""
+    cluster = await anyio.to_thread.run_sync(own_cluster)
+    async with await psycopg.AsyncConnection.connect(database_url) as slow:
+        await slow.execute("LOCK TABLE messaging.pause")  # the layout is read together with the pause
+        async with dispatcher(redis_url=cluster.url, stream_shards=8, tick_ms=10) as running:
+            await until(lambda: len(running.tap.all(Ticked)) > 50, "lanes stand by")
+            noted = await db.execute("SELECT FROM messaging.stream_server")
+            assert noted.rowcount == 0
+            await slow.rollback()
+            await insert_events(db, 20)
+            await becomes(lambda: statuses(db), {"sent": 20})
 
 
 @pytest.mark.promise("redis-outage")

@@ -113,7 +113,13 @@ class StreamRelay:
         self._sinks: Sinks = (
             OneSink(sinks[0], self._stopping, parts.doorbell.release_key)
             if len(sinks) == 1
-            else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._sink_can_take_rows)
+            else ShardSinks(
+                sinks,
+                parts.sink_of,
+                stopping=self._stopping,
+                wake=self._sink_can_take_rows,
+                may_connect=parts.pause.may_try_sink,
+            )
         )
         self._after_turn = AfterTurn(self._claim_left_lanes, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next

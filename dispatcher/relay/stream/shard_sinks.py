@@ -18,7 +18,7 @@ from dispatcher.relay.stream.sinks import CATCH_UP_S, Allowance, NotNow, Sink
 
 
 class ShardSinks:
-    """All sinks of a Cluster. `sink_of`: the number of the sink that a row goes to."""
+    """All sinks of a Cluster. `sink_of`: the number of the sink of a row; `may_connect`: see Sink.keep_ready()."""
 
     def __init__(
         self,
@@ -27,8 +27,10 @@ class ShardSinks:
         *,
         stopping: anyio.Event,
         wake: Callable[[], None],
+        may_connect: Callable[[], bool],
     ) -> None:
         self.all = sinks
+        self._may_connect = may_connect
         self._stopping = stopping
         self._sink_of = sink_of
         self._wake = wake
@@ -37,7 +39,7 @@ class ShardSinks:
 
     def start(self, tasks: TaskGroup) -> None:
         for sink in self.all:
-            tasks.start_soon(sink.keep_ready, self._stopping, self.note_change, name="sink")
+            tasks.start_soon(sink.keep_ready, self._stopping, self.note_change, self._may_connect, name="sink")
 
     def note_change(self) -> None:
         """A sink is open again, or has no batch in the background any more."""

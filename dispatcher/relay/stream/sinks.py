@@ -66,16 +66,20 @@ class Sink:
         """Let keep_ready() connect, or ask what the consumer groups have to read."""
         self._check_again.set()
 
-    async def keep_ready(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
+    async def keep_ready(
+        self, stopping: anyio.Event, changed: Callable[[], None], may_connect: Callable[[], bool]
+    ) -> None:
         """Connect, again when the sink was away, and ask what its consumer groups have to read; until stopped.
 
-        `changed()` is called when rows may be claimed for the sink again. Raises Misconfigured when a person has to act
-        and the sink was never up.
+        `changed()` is called when rows may be claimed for the sink again; `may_connect()`: see PauseCheck.may_try_sink.
+        Raises Misconfigured when a person has to act and the sink was never up.
         """
         while not stopping.is_set():
             self._check_again = anyio.Event()
             if not self.gate.ready:
-                if await self.gate.try_open():
+                if not may_connect():
+                    await self._check_again.wait()  # the relay says so when it may
+                elif await self.gate.try_open():
                     await self.flow.allowance()
                     changed()
             elif self.flow.would_ask_redis():
