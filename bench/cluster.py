@@ -25,7 +25,7 @@ from dispatcher.demo.cluster import (
     shards_by_event,
 )
 from dispatcher.demo.histogram import Histogram
-from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.measure import MeasurementHooks, measure
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.tally import Tally
 from dispatcher.embedded import EmbeddedCluster
@@ -132,7 +132,7 @@ def _run(servers: Rig, outage: Outage, rate: float, seconds: float, legs: Legs) 
         measure(
             Load(servers.database_url, rate, seconds, connections_for(rate)),
             ClusterReader([node.port for node in outage.cluster.nodes]),
-            Hooks(progress, dispatcher.check, lambda: servers.wait_drained(dispatcher)),
+            MeasurementHooks(progress, dispatcher.check, lambda: servers.wait_drained(dispatcher)),
             grace_s=GRACE_S,
             read=consume_cluster,
             tally=tally,

@@ -7,8 +7,8 @@ from bench.progress import Legs
 from bench.report import Target
 from bench.servers import STREAM, Rig
 from dispatcher.demo.cluster import KeptTally
-from dispatcher.demo.consumer import Reader
-from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.consumer import DemoReader
+from dispatcher.demo.measure import MeasurementHooks, measure
 from dispatcher.demo.process import DispatcherProcess
 from dispatcher.demo.producer import Load
 from dispatcher.demo.tally import Tally
@@ -61,8 +61,8 @@ def delays(servers: Rig, change: Change, legs: Legs) -> Delayed:
 
     measured = measure(
         Load(servers.database_url, RATE, SECONDS, connections=4),
-        Reader(servers.redis_url, STREAM),
-        Hooks(progress, running[0].check, lambda: servers.wait_drained(running[0])),
+        DemoReader(servers.redis_url, STREAM),
+        MeasurementHooks(progress, running[0].check, lambda: servers.wait_drained(running[0])),
         tally=tally,
     )
     moved = {slot for slot, owner in _owners(servers).items() if owner != owners.get(slot)}

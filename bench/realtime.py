@@ -24,7 +24,7 @@ from bench.report import Report, below, complete
 from bench.servers import Rig
 from bench.steady import QUANTILES, by_second
 from dispatcher.core.errors import DispatcherError
-from dispatcher.demo.measure import Hooks, Measurement, measure
+from dispatcher.demo.measure import Measurement, MeasurementHooks, measure
 from dispatcher.demo.process import DispatcherProcess
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.embedded import free_port
@@ -180,7 +180,7 @@ def _leg(servers: Rig, plan: Plan, legs: Legs, *, disturbed: bool) -> tuple[Meas
     measured = measure(
         Load(servers.database_url, plan.rate, plan.total_s, connections_for(plan.rate), statement=statement),
         Browsers(chat.url, plan.sockets, plan.rooms),
-        Hooks(progress, chat.check, lambda: servers.wait_drained(chat.dispatchers[0])),
+        MeasurementHooks(progress, chat.check, lambda: servers.wait_drained(chat.dispatchers[0])),
         warmup_s=plan.warmup_s,
         grace_s=GRACE_S,
         read=browse,

@@ -7,8 +7,8 @@ from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.servers import STREAM, Alive, Rig
 from dispatcher.core.errors import DispatcherError
-from dispatcher.demo.consumer import Reader
-from dispatcher.demo.measure import Hooks, Measurement, measure
+from dispatcher.demo.consumer import DemoReader
+from dispatcher.demo.measure import Measurement, MeasurementHooks, measure
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.tally import Tally
 
@@ -69,8 +69,8 @@ def steady(
             1 if statement else MAX_GROUP,
             statement=statement,
         ),
-        Reader(servers.redis_url, STREAM),
-        Hooks(
+        DemoReader(servers.redis_url, STREAM),
+        MeasurementHooks(
             progress=progress,
             check=check,
             before_end=drained or (lambda: servers.wait_drained(running[0])),

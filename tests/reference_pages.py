@@ -26,7 +26,7 @@ import yaml
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
 from dispatcher.settings.describe import describe
-from dispatcher.settings.setting import Group
+from dispatcher.settings.setting import Section
 from dispatcher.sidecar.openapi import DOCUMENT
 from dispatcher.sidecar.openapi_parts import ALWAYS, ERRORS
 from dispatcher.telemetry import logs, loguru_setup
@@ -87,13 +87,13 @@ def kept(part: str) -> Kept:
 
 def settings(_: Kept) -> str:
     parts = []
-    for group in Group:
+    for section in Section:
         rows = []
-        for row in (each for each in describe() if each.group is group):
+        for row in (each for each in describe() if each.section is section):
             default = row.default if " " in row.default else code(row.default)
             takes = re.sub("^a whole number from ", "", row.wanted) if row.env else "no value"
             rows.append([code(row.env), code(row.flag), default, cell(takes), cell(row.help)])
-        parts.append(f"### {group.value}\n\n" + table(["Variable", "Flag", "Default", "It takes", "Meaning"], rows))
+        parts.append(f"### {section.value}\n\n" + table(["Variable", "Flag", "Default", "It takes", "Meaning"], rows))
     return "\n\n".join(parts)
 
 

@@ -79,7 +79,7 @@ class Consumer(OnThread):
         self._span = spans_of(group)
         self._routes = FunctionRoutes(group.group, asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
-        self._runners = [threads.StepRunner(reader, commands_for(client, keys)) for keys, reader in readers.items()]
+        self._runners = [threads.ThreadRunner(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no permits to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
 
@@ -194,7 +194,7 @@ class AsyncConsumer(InTask):
         """
         self._routes.complete(handle)
         permits = None if self._single else asyncio.Semaphore(self._concurrency)
-        runners = [tasks.StepRunner(*each, self._stopped, permits) for each in self._readers]
+        runners = [tasks.TaskRunner(*each, self._stopped, permits) for each in self._readers]
         try:
             await self._begin()
             await tasks.work(runners, self._handle, self.stop)

@@ -60,7 +60,7 @@ class LeasedShard(Shard):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LeaseState:
     """What Redis says of a lease. `holder`: "" when it is free. `is_mine`: also when it is over and nobody took it."""
 
     holder: str
@@ -77,8 +77,8 @@ def ask(me: str, verbs: Mapping[LeasedShard, Verb], lasts: Mapping[str, int], re
     for shard, verb in verbs.items():
         arguments += [verb, shard.highest if verb == "take" else shard.token, lasts[shard.key]]
     names, *found = yield from run(LEASES, [shard.lease for shard in verbs], *arguments)
-    return {text(name) for name in names}, dict(zip((shard.key for shard in verbs), map(_found, found), strict=True))
+    return {text(name) for name in names}, dict(zip((shard.key for shard in verbs), map(_state_of, found), strict=True))
 
 
-def _found(answer: Sequence[Any]) -> Found:
-    return Found(text(answer[0]), int(answer[1]), bool(answer[2]))
+def _state_of(answer: Sequence[Any]) -> LeaseState:
+    return LeaseState(text(answer[0]), int(answer[1]), bool(answer[2]))

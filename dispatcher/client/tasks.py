@@ -26,7 +26,7 @@ from dispatcher.client.steps import (
 Run = Callable[[CallApplication], Awaitable[Any]]
 
 
-class StepRunner:
+class TaskRunner:
     """One reader at work. `permits`: those that the readers share; None: entries are handled in the reader's task."""
 
     def __init__(
@@ -125,13 +125,13 @@ class StepRunner:
             await asyncio.wait(self._in_hand)
 
 
-async def work(runners: Sequence[StepRunner], run: Run, stop: Callable[[], None]) -> None:
+async def work(runners: Sequence[TaskRunner], run: Run, stop: Callable[[], None]) -> None:
     """Until all readers have ended. One that fails stops the others, and its error is raised."""
     if len(runners) == 1:
         return await runners[0].work(run)
     failures: list[Exception] = []
 
-    async def watch(runner: StepRunner) -> None:
+    async def watch(runner: TaskRunner) -> None:
         try:
             await runner.work(run)
         except Exception as error:

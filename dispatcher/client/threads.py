@@ -31,7 +31,7 @@ from dispatcher.client.steps import (
 Run = Callable[[CallApplication], Any]
 
 
-class StepRunner:
+class ThreadRunner:
     """One reader at work. The code between two of its steps runs on one thread at a time."""
 
     def __init__(self, reader: Reader, commands: Any) -> None:
@@ -117,7 +117,7 @@ class StepRunner:
         return None
 
 
-def work(runners: Sequence[StepRunner], concurrency: int, run: Run, *, single: bool) -> None:
+def work(runners: Sequence[ThreadRunner], concurrency: int, run: Run, *, single: bool) -> None:
     """Until all readers have ended. One that fails stops the others, and its error is raised.
 
     `single`: the one reader handles its entries itself, and does nothing else meanwhile.
@@ -131,13 +131,13 @@ def work(runners: Sequence[StepRunner], concurrency: int, run: Run, *, single: b
 class Crew:
     """The threads of several readers, and the `concurrency` threads that handle their entries."""
 
-    def __init__(self, runners: Sequence[StepRunner], concurrency: int, run: Run) -> None:
+    def __init__(self, runners: Sequence[ThreadRunner], concurrency: int, run: Run) -> None:
         self._runners = runners
         self._concurrency = concurrency
         self._run = run
         self._permits = threading.Semaphore(concurrency)
-        self._have_permits: set[StepRunner] = set()  # and have not used them; each runner's own thread writes its own
-        self._entries: queue.SimpleQueue[tuple[StepRunner, Steps] | None] = queue.SimpleQueue()  # None: go home
+        self._have_permits: set[ThreadRunner] = set()  # and have not used them; each runner's own thread writes its own
+        self._entries: queue.SimpleQueue[tuple[ThreadRunner, Steps] | None] = queue.SimpleQueue()  # None: go home
         self._failures: list[BaseException] = []  # the first is raised by work()
 
     def work(self) -> None:
@@ -157,25 +157,25 @@ class Crew:
         if self._failures:
             raise self._failures[0]
 
-    def take_permit(self, runner: StepRunner, seconds: float) -> bool:
+    def take_permit(self, runner: ThreadRunner, seconds: float) -> bool:
         """Whether a thread is free for an entry, within so many seconds."""
         if not self._permits.acquire(timeout=seconds):
             return False
         self._have_permits.add(runner)
         return True
 
-    def return_permit(self, runner: StepRunner) -> None:
+    def return_permit(self, runner: ThreadRunner) -> None:
         """Give back a permit that was not used."""
         if runner in self._have_permits:
             self._have_permits.remove(runner)
             self._permits.release()
 
-    def handle(self, runner: StepRunner, steps: Steps) -> None:
+    def handle(self, runner: ThreadRunner, steps: Steps) -> None:
         """Use the permit: let a thread carry out the steps of an entry."""
         self._have_permits.discard(runner)
         self._entries.put((runner, steps))
 
-    def _read(self, runner: StepRunner) -> None:
+    def _read(self, runner: ThreadRunner) -> None:
         try:
             runner.work(self._run, self)
         except Exception as error:

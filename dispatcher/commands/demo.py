@@ -13,10 +13,10 @@ from dispatcher.commands.progress import rows_progress
 from dispatcher.core.counted import counted
 from dispatcher.demo.cluster import run_cluster
 from dispatcher.demo.order import run_order
-from dispatcher.demo.run import Plan
+from dispatcher.demo.run import DemoPlan
 from dispatcher.demo.run import run as run_once
-from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
-from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch
+from dispatcher.demo.samples import STATUSES, SampleRow, as_sql, samples
+from dispatcher.demo.screen import LineScreen, LivePanel, Screen, Watch
 from dispatcher.demo.seed import seed
 from dispatcher.demo.stay import RATE as STAY_RATE
 from dispatcher.demo.stay import stay
@@ -109,9 +109,9 @@ def demo(
         console.print("Stopped; nothing is left of it.")
         return
     live = console.is_terminal and not as_json
-    screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
+    screen: Screen = LivePanel(console, seconds) if live else LineScreen(seconds, to_stderr=as_json)
     run = run_cluster if on_cluster else run_order if in_order else run_once
-    report = run(Plan(rate, seconds, http_port), screen)
+    report = run(DemoPlan(rate, seconds, http_port), screen)
     if as_json:
         click.echo(report.as_json())
     else:
@@ -133,7 +133,7 @@ def _require_fitting(context: click.Context, seed_only: bool, stays: bool) -> No
             raise click.UsageError(f"{name} does nothing with {with_}" if with_ else f"{name} needs --seed-only")
 
 
-def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | None]) -> None:
+def _write_samples(rows: Iterator[SampleRow], count: int, flags: dict[str, str | None]) -> None:
     """To standard output, or into the database that a flag names: never into one that only the environment names."""
     if not any(flags.values()):
         for part in as_sql(rows, count):

@@ -22,7 +22,7 @@ from dispatcher.core.findings.finding import SETUP, Finding
 from dispatcher.core.findings.runbook import address, page_of
 from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.ops.doctor import Examination, examine
-from dispatcher.ops.doctor.guarantees import Held, judge
+from dispatcher.ops.doctor.guarantees import JudgedGuarantee, judge
 
 STATEMENT_S = 10.0
 WORST = ("bad", "warning", "unknown", "ok")  # the worst first: of forty lines it is the one to read
@@ -82,17 +82,17 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
             exempt=settings["backpressure_except"],
         ),
     )
-    held = judge(findings, stream=bool(settings.get("redis_url")))
+    judged = judge(findings, stream=bool(settings.get("redis_url")))
     bad = sum(finding.level == "bad" for finding in findings)
     if as_json:
         answer = {
             "bad": bad,
             "findings": [asdict(each) | {"page": _page(each), "runbook": address(_page(each))} for each in findings],
-            "guarantees": [asdict(each) for each in held],
+            "guarantees": [asdict(each) for each in judged],
         }
         click.echo(json.dumps(answer))
     else:
-        show(sorted(findings, key=lambda each: WORST.index(each.level)), held)
+        show(sorted(findings, key=lambda each: WORST.index(each.level)), judged)
     return 1 if bad or (strict and any(finding.level != "ok" for finding in findings)) else 0
 
 
@@ -102,7 +102,7 @@ def _page(finding: Finding) -> str | None:
     return None if elsewhere else finding.page or page_of(finding.check)
 
 
-def show(findings: list[Finding], held: list[Held]) -> None:
+def show(findings: list[Finding], judged: list[JudgedGuarantee]) -> None:
     """The worst first, a line each with what to do below it; then how the servers are set up, which is the same
     tomorrow; then what is ok; then the guarantees; then the counts of the findings.
     """
@@ -114,7 +114,7 @@ def show(findings: list[Finding], held: list[Held]) -> None:
     for each in setup:
         say(f"{each.check}: {each.found}", indent="    ")
     _show_findings(each for each in told if each.level == "ok")
-    for promise in held:
+    for promise in judged:
         because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
         say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))
     counts = {level: sum(each.level == level for each in findings) for level in reversed(WORST)}

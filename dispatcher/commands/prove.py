@@ -13,9 +13,9 @@ from dispatcher.commands.options import database, json_output, redis_url, warn_o
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.demo.report import latency_rows
-from dispatcher.demo.screen import Lines, LivePanel, Screen
+from dispatcher.demo.screen import LineScreen, LivePanel, Screen
 from dispatcher.demo.verdict import SLA_P95_MS
-from dispatcher.prove.run import Plan, Proof
+from dispatcher.prove.run import Proof, ProofPlan
 from dispatcher.prove.run import prove as run
 from dispatcher.settings import Settings
 
@@ -66,9 +66,9 @@ def prove(
         raise Misconfigured(f"--stream-name {stream} is the stream of the events: it would be deleted at the end")
     console = Console()
     live = console.is_terminal and not as_json
-    screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
+    screen: Screen = LivePanel(console, seconds) if live else LineScreen(seconds, to_stderr=as_json)
     screen.step(f"{rate:g} proof events/s for {seconds:g} s to the stream {stream}")
-    proof = anyio.run(run, settings, Plan(rate, seconds, stream, disturb), screen, lambda _: None)
+    proof = anyio.run(run, settings, ProofPlan(rate, seconds, stream, disturb), screen, lambda _: None)
     click.echo(as_text(proof)) if as_json else show(proof, console)
     return 1 if proof.reasons else 0
 

@@ -14,7 +14,7 @@ from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.replay import Found, Moment, ReplaySession, Selection
+from dispatcher.ops.replay import MatchingRows, Moment, ReplaySession, Selection
 
 STATEMENT_S = 600.0  # without a time range, finding the rows reads the whole table
 
@@ -112,12 +112,12 @@ def replay(
     return int(skipped or any(not each.coming for each in found.unsent))
 
 
-async def _find(where: PostgresTarget, selection: Selection) -> Found:
+async def _find(where: PostgresTarget, selection: Selection) -> MatchingRows:
     async with ReplaySession(where) as run:
         return await run.find(selection)
 
 
-async def _put_back(where: PostgresTarget, found: Found) -> ReplaySession:
+async def _put_back(where: PostgresTarget, found: MatchingRows) -> ReplaySession:
     async with ReplaySession(where) as run:
         try:
             with rows_progress("Replaying", len(found.ids)) as progress:
@@ -132,7 +132,7 @@ async def _put_back(where: PostgresTarget, found: Found) -> ReplaySession:
     return run
 
 
-def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
+def _as_text(found: MatchingRows, run: ReplaySession | None, *, dry_run: bool) -> str:
     """What --json prints: one JSON object. `not_replayed` is in it only where something could not be."""
     sent = {"oldest": found.oldest and iso(found.oldest), "newest": found.newest and iso(found.newest)}
     done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}
@@ -141,7 +141,7 @@ def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
     return json.dumps({"dry_run": dry_run, "matched": len(found.ids), **sent, **done, **named})
 
 
-def _summary(found: Found) -> str:
+def _summary(found: MatchingRows) -> str:
     if not found.ids:
         return "No sent row matches."
     when = f", sent from {iso(found.oldest)} to {iso(found.newest)}" if found.oldest and found.newest else ""

@@ -12,7 +12,7 @@ from dispatcher.infra import early_stop
 from dispatcher.infra.output import never_wait_for_output
 from dispatcher.settings import Settings
 from dispatcher.settings.describe import with_unit
-from dispatcher.settings.setting import Group, flag_of, setting_of
+from dispatcher.settings.setting import Section, flag_of, setting_of
 
 # With them prometheus_client would keep each figure in a file, and add up what others left in that folder.
 PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
@@ -45,7 +45,7 @@ class GroupedHelp(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         titles = _titles()
         listed: dict[str, list[tuple[str, str]]] = {
-            title: [] for title in (*(group.value for group in Group), "Others")
+            title: [] for title in (*(section.value for section in Section), "Others")
         }
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is not None:
@@ -57,13 +57,13 @@ class GroupedHelp(click.Command):
 
 
 def _titles() -> dict[str, str]:
-    """The title of the group of each flag, by the name that click has for it."""
+    """The title of the section of each flag, by the name that click has for it."""
     found = {}
     for name, field in Settings.table().items():
         setting = setting_of(field)
-        found[name] = setting.group.value
+        found[name] = setting.section.value
         if setting.alias:
-            found[setting.alias.flag.removeprefix("--").replace("-", "_")] = setting.group.value
+            found[setting.alias.flag.removeprefix("--").replace("-", "_")] = setting.section.value
     return found
 
 

@@ -31,7 +31,7 @@ class HoldReason(StrEnum):
 FOUND_BY_CLAIMS = (HoldReason.LOCKED, HoldReason.CLAIMABLE, HoldReason.TYPE_WAITS)
 
 
-class Dead(NamedTuple):
+class UnannouncedDead(NamedTuple):
     """A dead event that the next entry of its aggregate names, in its field AFTER_DEAD (publish.py, order.md)."""
 
     row_id: int
@@ -50,7 +50,7 @@ class Held:
         self.holds_ended: set[int] = set()
         self._rows: dict[int, tuple[int, HoldReason]] = {}  # by row id: the key, and why it holds
         self._by_key: dict[int, set[int]] = {}
-        self._dead: dict[int, Dead] = {}  # by key
+        self._dead: dict[int, UnannouncedDead] = {}  # by key
 
     def __len__(self) -> int:
         """How many aggregates are held."""
@@ -106,7 +106,7 @@ class Held:
         """The rows that hold for one of these reasons."""
         return [row_id for row_id, (_, reason) in self._rows.items() if reason in reasons]
 
-    def after_dead(self, key: int) -> Dead | None:
+    def after_dead(self, key: int) -> UnannouncedDead | None:
         """The dead event that the next entry of this aggregate has to name."""
         return self._dead.get(key)
 
@@ -115,9 +115,9 @@ class Held:
         known = self._dead.pop(key, None)
         if len(self._dead) >= MOST_DEAD:
             del self._dead[next(iter(self._dead))]
-        self._dead[key] = Dead(row_id, event_id) if known is None or known.row_id < row_id else known
+        self._dead[key] = UnannouncedDead(row_id, event_id) if known is None or known.row_id < row_id else known
 
-    def forget_dead(self, key: int, dead: Dead) -> None:
+    def forget_dead(self, key: int, dead: UnannouncedDead) -> None:
         """No entry has to name this dead event any more: one that does is in the stream, or the event is retried."""
         if self._dead.get(key) == dead:
             del self._dead[key]

@@ -25,12 +25,12 @@ from dispatcher.core.counted import counted
 from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, leave_stopping_to_parent, scratch_folder
 from dispatcher.demo.histogram import Histogram
-from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.measure import MeasurementHooks, measure
 from dispatcher.demo.messages import ConsumerProgress, Ended, Ready, Stop
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.report import Report, latencies, latency_rows
-from dispatcher.demo.run import DATABASE, Plan, count_rows, until_settled
+from dispatcher.demo.run import DATABASE, DemoPlan, count_rows, until_settled
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge, late
@@ -64,7 +64,7 @@ class KeptTally(Tally):
         self.moments[event_id] = (committed, received)
 
 
-def run_cluster(plan: Plan, screen: Screen) -> Report:
+def run_cluster(plan: DemoPlan, screen: Screen) -> Report:
     """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
     port = plan.http_port or free_port()
     require_free(port, "--http-port")
@@ -86,7 +86,7 @@ def run_cluster(plan: Plan, screen: Screen) -> Report:
         measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
             ClusterReader([node.port for node in cluster.nodes]),
-            Hooks(progress, dispatcher.check, until_settled(database_url)),
+            MeasurementHooks(progress, dispatcher.check, until_settled(database_url)),
             read=consume_cluster,
             tally=tally,
         )

@@ -15,14 +15,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dispatcher.demo.cleanup import leave_stopping_to_parent
-from dispatcher.demo.messages import ConsumerProgress, Ended, Failed, Ready, Stop
+from dispatcher.demo.messages import CannotGoOn, ConsumerProgress, Ended, Ready, Stop
 
 BLOCK_MS = 100
 REPORT_EVERY_NS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class DemoReader:
     """The stream to read; `group` None: without a consumer group. `count`: entries of one read."""
 
     url: str
@@ -31,7 +31,7 @@ class Reader:
     count: int = 1000
 
 
-def consume(reader: Reader, pipe: Connection) -> None:
+def consume(reader: DemoReader, pipe: Connection) -> None:
     """The body of the process: start at the stream's end, report Ready, read until Stop."""
     leave_stopping_to_parent()
     try:
@@ -46,7 +46,7 @@ def consume(reader: Reader, pipe: Connection) -> None:
             connection.disconnect()
     except (redis.RedisError, OSError) as error:
         try:
-            pipe.send(Failed(f"the consumer failed: {type(error).__name__}: {error}"))
+            pipe.send(CannotGoOn(f"the consumer failed: {type(error).__name__}: {error}"))
         except OSError:
             return  # the parent is gone; nobody is left to tell
     except EOFError:
@@ -56,7 +56,7 @@ def consume(reader: Reader, pipe: Connection) -> None:
 class _Consumer:
     """The loop's state, written by one thread."""
 
-    def __init__(self, reader: Reader, connection: Any, pipe: Connection) -> None:
+    def __init__(self, reader: DemoReader, connection: Any, pipe: Connection) -> None:
         self.reader = reader
         self.connection = connection
         self.pipe = pipe

@@ -12,10 +12,10 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.cleanup import signals_held_back
 from dispatcher.demo.consumer import consume
 from dispatcher.demo.messages import (
+    CannotGoOn,
     Committed,
     ConsumerProgress,
     Ended,
-    Failed,
     Message,
     ProducerDone,
     Ready,
@@ -44,7 +44,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
+class MeasurementHooks:
     """Calls into the caller during the measurement. Each may raise to end it."""
 
     progress: Callable[[Tally, float], None] = lambda _tally, _elapsed_s: None  # a few times a second
@@ -76,7 +76,7 @@ def _process(body: Callable[[Any, Connection], None], plan: object) -> Iterator[
 def measure(
     load: Load,
     reader: object,
-    hooks: Hooks,
+    hooks: MeasurementHooks,
     *,
     warmup_s: float = 0.0,
     grace_s: float = 10.0,
@@ -98,7 +98,7 @@ def measure(
 class _Run:
     """The state of one measurement, written by one thread of the parent."""
 
-    def __init__(self, producer: Connection, consumer: Connection, hooks: Hooks, tally: Tally) -> None:
+    def __init__(self, producer: Connection, consumer: Connection, hooks: MeasurementHooks, tally: Tally) -> None:
         self.producer = producer
         self.consumer = consumer
         self.hooks = hooks
@@ -168,5 +168,5 @@ class _Run:
                 self.done = message
             case Ended():
                 self.ended = True
-            case Failed(reason):
+            case CannotGoOn(reason):
                 raise MeasurementFailedError(reason)

@@ -43,10 +43,10 @@ class Ended(NamedTuple):
     """From the consumer, last: the stream is read to its end."""
 
 
-class Failed(NamedTuple):
+class CannotGoOn(NamedTuple):
     """From either: it cannot go on. The reason holds no payload and no password."""
 
     reason: str
 
 
-Message = Ready | Committed | ConsumerProgress | ProducerDone | Ended | Failed
+Message = Ready | Committed | ConsumerProgress | ProducerDone | Ended | CannotGoOn

@@ -18,12 +18,12 @@ from rich.text import Text
 from dispatcher.core.counted import counted
 from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
-from dispatcher.demo.consumer import Reader
-from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.consumer import DemoReader
+from dispatcher.demo.measure import MeasurementHooks, measure
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load
 from dispatcher.demo.report import Report, latencies, latency_rows
-from dispatcher.demo.run import Plan, count_rows, start_servers, until_settled
+from dispatcher.demo.run import DemoPlan, count_rows, start_servers, until_settled
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
@@ -86,7 +86,7 @@ class Cast:
         return f"a dispatcher joins (pid {self.start().pid})"
 
 
-def run_order(plan: Plan, screen: Screen) -> Report:
+def run_order(plan: DemoPlan, screen: Screen) -> Report:
     """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
     port = plan.http_port or free_port()
     require_free(port, "--http-port")
@@ -107,8 +107,8 @@ def run_order(plan: Plan, screen: Screen) -> Report:
 
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections=1, statement=INSERT),
-            Reader(valkey.url, DEFAULT_STREAM, group="demo"),
-            Hooks(progress, cast.check, until_settled(database_url)),
+            DemoReader(valkey.url, DEFAULT_STREAM, group="demo"),
+            MeasurementHooks(progress, cast.check, until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)
         codes = [each.stop() for each in cast.running]

@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
 from dispatcher.demo.cleanup import leave_stopping_to_parent
-from dispatcher.demo.messages import Committed, Failed, ProducerDone, Ready, Start
+from dispatcher.demo.messages import CannotGoOn, Committed, ProducerDone, Ready, Start
 from dispatcher.demo.payloads import COLUMNS, sample_events
 
 REPORT_EVERY_NS = 100_000_000
@@ -59,7 +59,7 @@ def produce(load: Load, pipe: Connection) -> None:
         for session in opened:
             session.close()
     except (psycopg.Error, ValueError) as error:
-        pipe.send(Failed(f"the producer failed: {type(error).__name__}: {_first_line(error)}"))
+        pipe.send(CannotGoOn(f"the producer failed: {type(error).__name__}: {_first_line(error)}"))
     except (BrokenPipeError, EOFError):
         pass  # the parent is gone; nobody is left to tell
 

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
-from dispatcher.demo.consumer import Reader
-from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.consumer import DemoReader
+from dispatcher.demo.measure import MeasurementHooks, measure
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.program import program
@@ -36,7 +36,7 @@ NEXT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """The options of the demo."""
 
     rate: float
@@ -44,7 +44,7 @@ class Plan:
     http_port: int = 0  # 0: any free one
 
 
-def run(plan: Plan, screen: Screen) -> Report:
+def run(plan: DemoPlan, screen: Screen) -> Report:
     """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
     port = plan.http_port or free_port()
     require_free(port, "--http-port")
@@ -60,8 +60,8 @@ def run(plan: Plan, screen: Screen) -> Report:
         screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
-            Reader(redis_url, DEFAULT_STREAM, group="demo"),
-            Hooks(screen.progress, dispatcher.check, until_settled(database_url)),
+            DemoReader(redis_url, DEFAULT_STREAM, group="demo"),
+            MeasurementHooks(screen.progress, dispatcher.check, until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)
         code = dispatcher.stop()

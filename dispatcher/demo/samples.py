@@ -19,7 +19,7 @@ _NAMES = ("ada", "alan", "barbara", "donald", "edsger", "frances", "grace", "les
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleRow:
     """One row. Ages are in seconds before now."""
 
     aggregate_type: str
@@ -35,7 +35,7 @@ class Sample:
         return "made by dispatcher demo --seed-only" if self.status in ("retry", "dead") else None
 
 
-def samples(rng: Random, statuses: Sequence[str] = STATUSES) -> Iterator[Sample]:
+def samples(rng: Random, statuses: Sequence[str] = STATUSES) -> Iterator[SampleRow]:
     """Endless, the same for the same `rng`."""
     number = 0
     while True:
@@ -53,10 +53,10 @@ def samples(rng: Random, statuses: Sequence[str] = STATUSES) -> Iterator[Sample]
             payload = {"userId": name, "email": f"{rng.choice(_NAMES)}{number}@example.com"}
         status = rng.choice(statuses)
         attempts = {"pending": 0, "sent": 0, "dead": 10}.get(status) or (rng.randint(1, 5) if status == "retry" else 0)
-        yield Sample(kind, name, event_type, json.dumps(payload), status, attempts, rng.randint(0, 600))
+        yield SampleRow(kind, name, event_type, json.dumps(payload), status, attempts, rng.randint(0, 600))
 
 
-def as_sql(rows: Iterator[Sample], count: int) -> Iterator[str]:
+def as_sql(rows: Iterator[SampleRow], count: int) -> Iterator[str]:
     """INSERT statements, and a BEGIN and COMMIT around them: for psql."""
     yield "BEGIN;\n"
     while count > 0:
@@ -67,7 +67,7 @@ def as_sql(rows: Iterator[Sample], count: int) -> Iterator[str]:
     yield "COMMIT;\n"
 
 
-def _tuple(row: Sample) -> str:
+def _tuple(row: SampleRow) -> str:
     moment = f"now() - interval '{row.age} seconds'"
     texts = [_quoted(text) for text in (row.aggregate_type, row.aggregate_id, row.event_type, row.payload, row.status)]
     sent = moment if row.status == "sent" else "NULL"

@@ -33,7 +33,7 @@ class Screen(Protocol):
 
 
 @dataclass(slots=True)
-class Lines:
+class LineScreen:
     """Plain lines, for a log, a pipe or CI."""
 
     seconds: float

@@ -8,7 +8,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.demo.samples import COLUMNS, Sample
+from dispatcher.demo.samples import COLUMNS, SampleRow
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -18,7 +18,7 @@ _COPY = f"COPY messaging.message_outbox ({', '.join(COLUMNS)}) FROM STDIN"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
-def seed(conninfo: str, rows: Iterator[Sample], count: int, progress: Callable[[int], None]) -> None:
+def seed(conninfo: str, rows: Iterator[SampleRow], count: int, progress: Callable[[int], None]) -> None:
     """Copy `count` rows; `progress` gets the rows of each part when it is committed. Raises a DispatcherError.
 
     Dead rows get no copy in the dead-letter queue: the API and `dlq` list them from their rows.
@@ -50,7 +50,7 @@ async def _require_table(target: PostgresTarget) -> None:
         raise Misconfigured(f"{target.address()} has no table messaging.message_outbox: run `dispatcher migrate` first")
 
 
-def line(row: Sample, now: datetime) -> str:
+def line(row: SampleRow, now: datetime) -> str:
     """A row in COPY's text format."""
     moment = (now - timedelta(seconds=row.age)).isoformat()
     values = (

@@ -16,7 +16,7 @@ from dispatcher.demo.keys import pressed, single_keys
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.run import start_servers
 from dispatcher.demo.screen import Watch
-from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, Consumer, Producer
+from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, DemoConsumer, DemoProducer
 from dispatcher.embedded import free_port
 from dispatcher.embedded.ports import require_free
 from dispatcher.embedded.server import EmbeddedServer
@@ -60,7 +60,7 @@ def stay(rate: float, http_port: int, screen: Watch) -> None:
         first = dispatcher(1, port)
         first.wait_ready()
         second = _Second(lambda: dispatcher(2, free_port()))
-        producer, consumer = Producer(database_url, rate), Consumer(valkey.url, DEFAULT_STREAM, GROUP)
+        producer, consumer = DemoProducer(database_url, rate), DemoConsumer(valkey.url, DEFAULT_STREAM, GROUP)
         for thread in (producer, consumer):
             thread.start()
             stack.callback(thread.stop)

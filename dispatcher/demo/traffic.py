@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import redis
 
-from dispatcher.demo.samples import Sample, samples
+from dispatcher.demo.samples import SampleRow, samples
 
 AGAIN_S = 0.3  # after an error
 BLOCK_MS = 200
@@ -23,7 +23,7 @@ INSERT = """INSERT INTO messaging.message_outbox (event_type, aggregate_type, ag
     VALUES (%s, %s, %s, %s)"""
 
 
-class Producer(threading.Thread):
+class DemoProducer(threading.Thread):
     """Commits `rate` events a second, each on its own; `die(n)` adds some that are too large to be published."""
 
     def __init__(self, database_url: str, rate: float) -> None:
@@ -34,7 +34,7 @@ class Producer(threading.Thread):
         self._url = database_url
         self._rate = rate
         self._rng = Random(1)  # noqa: S311
-        self._samples: Iterator[Sample] = samples(self._rng, ("pending",))
+        self._samples: Iterator[SampleRow] = samples(self._rng, ("pending",))
         self._over = threading.Event()
 
     def die(self, events: int = DIE_AT_ONCE) -> None:
@@ -66,7 +66,7 @@ class Producer(threading.Thread):
             self.committed += 1
 
 
-class Consumer(threading.Thread):
+class DemoConsumer(threading.Thread):
     """Reads the stream as a member of a group, and acknowledges. `reading` may be switched off and on."""
 
     def __init__(self, redis_url: str, stream: str, group: str) -> None:

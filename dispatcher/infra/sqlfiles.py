@@ -15,7 +15,7 @@ _LIKE = re.compile(r"^--like: (\w+), from '([^']*)', before '([^']*)'$", re.MULT
 
 
 @dataclass(frozen=True, slots=True)
-class Migration:
+class MigrationFile:
     """One file of sql/migrations. `name` is the file's name without `.sql`; names sort in the order to apply them."""
 
     name: str
@@ -70,10 +70,10 @@ def client(name: str) -> str:
 
 
 @cache
-def migrations() -> tuple[Migration, ...]:
+def migrations() -> tuple[MigrationFile, ...]:
     """Every migration, first to last."""
     files = sorted((_folder("sql") / "migrations").glob("*.sql"))
-    return tuple(Migration(path.stem, _read(path)) for path in files)
+    return tuple(MigrationFile(path.stem, _read(path)) for path in files)
 
 
 def roles() -> str:

@@ -192,11 +192,11 @@ def _lost(found: Status, outbox: OutboxStatus) -> Iterator[Need]:
 
 
 def _half_read(found: Status) -> Iterator[Need]:
-    exempt, shards = _exempt(found), dict[str, group_needs.Shard]()
+    exempt, shards = _exempt(found), dict[str, group_needs.SeenShard]()
     for key, info in (found.streams or {}).items():
         groups = [group for group in info.groups if not is_exempt(group.name, exempt)]
         reading = [group.name for group in groups if group.last_read_age_s is not None or not group.lag]
-        shards[key] = group_needs.Shard(info.length, [group.name for group in groups], reading, info.oldest)
+        shards[key] = group_needs.SeenShard(info.length, [group.name for group in groups], reading, info.oldest)
     yield from group_needs.half_read(shards)
 
 

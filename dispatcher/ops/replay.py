@@ -44,7 +44,7 @@ class Unsent:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MatchingRows:
     """The ids of the rows that match, as they were at `at`. Times are in UTC; None when no row matches.
 
     `marks`: one a row; another mark says that the row was sent again since. `unsent`: the named events without a match.
@@ -71,7 +71,7 @@ class ReplaySession(OperatorSession):
     def skipped(self) -> int:
         return len(self.skipped_ids)
 
-    async def find(self, selection: Selection) -> Found:
+    async def find(self, selection: Selection) -> MatchingRows:
         """The sent rows that match. Raises DispatcherError, Misconfigured for a time range that is empty."""
         with self.explained():
             [(now,)] = await self.session.fetch("SELECT clock_timestamp()")
@@ -93,9 +93,9 @@ class ReplaySession(OperatorSession):
             became = await self.session.fetch(load("replay_unsent"), {"event_ids": missing}) if missing else []
         unsent = [_unsent(*row) for row in became]
         first, last, now = _moment(oldest, at), _moment(newest, at), at.astimezone(UTC)
-        return Found(ids or (), marks or (), first, last, now, event_ids or (), unsent)
+        return MatchingRows(ids or (), marks or (), first, last, now, event_ids or (), unsent)
 
-    async def put_back(self, found: Found, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
+    async def put_back(self, found: MatchingRows, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
         """Set the rows back to pending, a batch a transaction. `progress` gets the number of rows of each batch."""
         with self.explained():
             for start in range(0, len(found.ids), batch_rows):

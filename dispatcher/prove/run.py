@@ -21,7 +21,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_layout
 from dispatcher.ops.session import ask
 from dispatcher.prove.relay import ProofRelay
-from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
+from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, ProofProducer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
 from dispatcher.stages.claim import PROOF_EVENT_TYPE
@@ -34,7 +34,7 @@ CHUNK = 1000  # event ids of one statement
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProofPlan:
     """What to send. `rate`: events a second."""
 
     rate: float
@@ -69,7 +69,7 @@ class Proof:
         return tuple(reason for against, reason in checks if against)
 
 
-async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observer) -> Proof:
+async def prove(settings: Settings, plan: ProofPlan, screen: Screen, observe: Observer) -> Proof:
     """Raises Misconfigured or Unreachable when it cannot begin; proof events are removed then too."""
     where = PostgresTargets(settings, "prove").direct()
     layout = await ask(where, "prove", lambda session: read_layout(session.fetch))
@@ -77,7 +77,7 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
     ledger, disturber = Ledger(), Disturber(relay)
     targets = PostgresTargets(settings, f"prove {relay.name}")
     producers = [ReconnectingSession(targets.database, f"prove-{n}", rng=SystemRandom()) for n in range(PRODUCERS)]
-    producer = Producer(producers, ledger)
+    producer = ProofProducer(producers, ledger)
     done = anyio.Event()
     statuses: dict[str, int] = {}
     left: tuple[str, ...] = ()

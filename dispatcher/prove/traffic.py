@@ -36,7 +36,7 @@ class Ledger:
     unknown: int = 0
 
 
-class Producer:
+class ProofProducer:
     """Commits `rate` proof events a second, each in a transaction of its own that is on disk when it is counted."""
 
     def __init__(self, sessions: Sequence[ReconnectingSession], ledger: Ledger) -> None:

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 from dispatcher.settings.fields import Settings
-from dispatcher.settings.setting import Group, flag_of, is_required, setting_of
+from dispatcher.settings.setting import Section, flag_of, is_required, setting_of
 
 
 class Row(NamedTuple):
     """One line of the configuration table."""
 
-    group: Group
+    section: Section
     env: str  # "" where there is only a flag
     flag: str
     default: str  # "" where there is none
@@ -24,9 +24,9 @@ def describe() -> list[Row]:
         setting = setting_of(field)
         if setting.env or setting.alias is None:
             default, env = default_text(name), next(iter(setting.env), "")
-            row = Row(setting.group, env, flag_of(name), default, setting.kind.wanted, setting.help)
+            row = Row(setting.section, env, flag_of(name), default, setting.kind.wanted, setting.help)
         else:  # its flag says the opposite of the attribute: so do the words beside it
-            row = Row(setting.group, "", setting.alias.flag, "", setting.kind.wanted, setting.alias.help)
+            row = Row(setting.section, "", setting.alias.flag, "", setting.kind.wanted, setting.alias.help)
         rows.append(row)
     return rows
 

@@ -28,7 +28,7 @@ from dispatcher.settings.kinds import (
     whole,
 )
 from dispatcher.settings.read import read
-from dispatcher.settings.setting import Alias, Group, is_setting, negated, setting, terminal_format, unchanged
+from dispatcher.settings.setting import Alias, Section, is_setting, negated, setting, terminal_format, unchanged
 
 Secret = Literal["database_url", "listen_url", "redis_url", "api_token"]
 
@@ -38,102 +38,103 @@ class Settings:
     """All settings. Built by `load()`, which checks them; built directly, values are not checked."""
 
     # fmt: off
-    enabled: bool = setting(Group.BASICS, "DISPATCHER_ENABLED", switch(), False,
+    enabled: bool = setting(Section.BASICS, "DISPATCHER_ENABLED", switch(), False,
         "Whether rows are taken at all. Off: probes and metrics only.")
-    canary_percent: int = setting(Group.BASICS, "DISPATCH_CANARY_PERCENT", whole(0, 100, "percent"), 100,
+    canary_percent: int = setting(Section.BASICS, "DISPATCH_CANARY_PERCENT", whole(0, 100, "percent"), 100,
         "The share of the events that this dispatcher takes.")
-    processes: int = setting(Group.BASICS, "DISPATCH_PROCESSES", whole(1, 256, "processes"), 1,
+    processes: int = setting(Section.BASICS, "DISPATCH_PROCESSES", whole(1, 256, "processes"), 1,
         "How many processes share the work, under one supervisor.")
-    database_url: str = setting(Group.POSTGRES, "DATABASE_URL", postgres_url(), ...,
+    database_url: str = setting(Section.POSTGRES, "DATABASE_URL", postgres_url(), ...,
         "The Postgres that holds the outbox.",
         also_env="POSTGRES_URL", alias=Alias("--dsn", unchanged, "Dispatchbox's name for --database-url.", "DSN"))
-    listen_url: str = setting(Group.POSTGRES, "DISPATCH_LISTEN_URL", postgres_url(), "",
+    listen_url: str = setting(Section.POSTGRES, "DISPATCH_LISTEN_URL", postgres_url(), "",
         "Direct to Postgres, when the database URL is a transaction pooler.", default_text="the database URL")
-    query_timeout_ms: int = setting(Group.POSTGRES, "DISPATCH_QUERY_TIMEOUT_MS", whole(100, 3_600_000, MS), 30_000,
+    query_timeout_ms: int = setting(Section.POSTGRES, "DISPATCH_QUERY_TIMEOUT_MS", whole(100, 3_600_000, MS), 30_000,
         "The longest wait for a statement.")
-    connect_timeout_ms: int = setting(Group.POSTGRES, "DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
+    connect_timeout_ms: int = setting(Section.POSTGRES, "DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
         "The longest wait for a connection, to each host of a URL.")
-    redis_url: str = setting(Group.STREAM, "REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
-    stream_name: str = setting(Group.STREAM, "DISPATCH_STREAM_NAME", key(), DEFAULT_STREAM, "The stream's key.")
-    stream_shards: int = setting(Group.STREAM, "DISPATCH_STREAM_SHARDS", shards(), 1,
+    redis_url: str = setting(Section.STREAM, "REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
+    stream_name: str = setting(Section.STREAM, "DISPATCH_STREAM_NAME", key(), DEFAULT_STREAM, "The stream's key.")
+    stream_shards: int = setting(Section.STREAM, "DISPATCH_STREAM_SHARDS", shards(), 1,
         "Keys that each stream is spread over, by aggregate: 1, 2, 4 ... 256. See `dispatcher layout`.")
-    routes: tuple[Route, ...] = setting(Group.STREAM, "DISPATCH_ROUTES", routes(), (),
+    routes: tuple[Route, ...] = setting(Section.STREAM, "DISPATCH_ROUTES", routes(), (),
         "Which event types go to another stream; the first pattern that matches counts.", default_text="")
-    order: Literal["none", "aggregate"] = setting(Group.STREAM, "DISPATCH_ORDER", choice("none", "aggregate"), "none",
+    order: Literal["none", "aggregate"] = setting(Section.STREAM, "DISPATCH_ORDER", choice("none", "aggregate"), "none",
         "Whether the events of an aggregate reach their stream in order. See `dispatcher layout`.")
-    order_on_dead: Literal["continue", "hold"] = setting(Group.STREAM, "DISPATCH_ORDER_ON_DEAD",
+    order_on_dead: Literal["continue", "hold"] = setting(Section.STREAM, "DISPATCH_ORDER_ON_DEAD",
         choice("continue", "hold"), "continue",
         "With an order: whether the later events of an aggregate go on or wait when one is dead.")
-    stream_maxlen: int = setting(Group.STREAM, "REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
+    stream_maxlen: int = setting(Section.STREAM, "REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
         "About how many entries the stream keeps.")
-    backpressure_except: tuple[str, ...] = setting(Group.STREAM, "DISPATCH_BACKPRESSURE_EXCEPT", patterns(), (),
+    backpressure_except: tuple[str, ...] = setting(Section.STREAM, "DISPATCH_BACKPRESSURE_EXCEPT", patterns(), (),
         "Consumer groups, or patterns such as web-*, commas between, that hold nothing back: what they have not "
         "read may be trimmed.", default_text="")
-    publish_timeout_ms: int = setting(Group.STREAM, "DISPATCH_PUBLISH_TIMEOUT_MS", whole(100, 600_000, MS), 5_000,
+    publish_timeout_ms: int = setting(Section.STREAM, "DISPATCH_PUBLISH_TIMEOUT_MS", whole(100, 600_000, MS), 5_000,
         "The longest wait for Redis to answer a batch.")
-    audit_window_s: int = setting(Group.STREAM, "DISPATCH_AUDIT_WINDOW_S", whole(0, 86_400, "seconds"), 60,
+    audit_window_s: int = setting(Section.STREAM, "DISPATCH_AUDIT_WINDOW_S", whole(0, 86_400, "seconds"), 60,
         "How far back sent rows are sent again when Redis lost them.")
-    tick_ms: int = setting(Group.PACE, "DISPATCH_TICK_MS", whole(1, 60_000, MS), 100,
+    tick_ms: int = setting(Section.PACE, "DISPATCH_TICK_MS", whole(1, 60_000, MS), 100,
         "The fallback poll, when nothing wakes the dispatcher.",
         alias=Alias("--poll-interval", seconds_to_ms, "Dispatchbox's name for --tick-ms, in seconds.", "SECONDS"))
     batch_size: int = setting(
-        Group.PACE,
+        Section.PACE,
         "DISPATCH_BATCH_SIZE",
         whole(1, 10_000, "rows"),
         512,
         "The most rows of one claim. The first takes 64; while claims come back full each takes twice as many as the "
         "one before, as far as their payloads fit in 4 MiB.",
     )
-    lease_ms: int = setting(Group.PACE, "DISPATCH_LEASE_MS", whole(1000, 3_600_000, MS), 30_000,
+    lease_ms: int = setting(Section.PACE, "DISPATCH_LEASE_MS", whole(1000, 3_600_000, MS), 30_000,
         "After this long a claim is taken from a dispatcher that froze.")
-    shutdown_grace_ms: int = setting(Group.PACE, "DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,
+    shutdown_grace_ms: int = setting(Section.PACE, "DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,
         "How long a stop waits for what is in flight.")
-    max_attempts: int = setting(Group.FAILURES, "DISPATCH_MAX_ATTEMPTS", whole(1, 10_000), 10,
+    max_attempts: int = setting(Section.FAILURES, "DISPATCH_MAX_ATTEMPTS", whole(1, 10_000), 10,
         "Failures of its own after which a row is dead.")
-    backoff_base_ms: int = setting(Group.FAILURES, "DISPATCH_BACKOFF_BASE_MS", whole(1, 600_000, MS), 250,
+    backoff_base_ms: int = setting(Section.FAILURES, "DISPATCH_BACKOFF_BASE_MS", whole(1, 600_000, MS), 250,
         "The longest wait after a row's first failure; doubles with each.")
-    backoff_max_ms: int = setting(Group.FAILURES, "DISPATCH_BACKOFF_MAX_MS", whole(1, 86_400_000, MS), 60_000,
+    backoff_max_ms: int = setting(Section.FAILURES, "DISPATCH_BACKOFF_MAX_MS", whole(1, 86_400_000, MS), 60_000,
         "The longest wait after any failure.")
-    max_payload_bytes: int = setting(Group.FAILURES, "DISPATCH_MAX_PAYLOAD_BYTES",
+    max_payload_bytes: int = setting(Section.FAILURES, "DISPATCH_MAX_PAYLOAD_BYTES",
         whole(1, 512 * 1024 * 1024, "bytes"), 1_048_576, "A larger payload, or headers, are dead at once.")
-    handlers: str | None = setting(Group.HANDLERS, "DISPATCH_HANDLERS", module(), None,
+    handlers: str | None = setting(Section.HANDLERS, "DISPATCH_HANDLERS", module(), None,
         "The event types that go to a Python handler instead of the stream.")
-    unrouted: Literal["stream", "dead"] = setting(Group.HANDLERS, "DISPATCH_UNROUTED", choice("stream", "dead"),
+    unrouted: Literal["stream", "dead"] = setting(Section.HANDLERS, "DISPATCH_UNROUTED", choice("stream", "dead"),
         "stream", "Where an event without a handler goes; dead: no Redis is used.")
-    max_parallel: int = setting(Group.HANDLERS, "DISPATCH_MAX_PARALLEL", whole(1, 1000, "handlers"), 10,
+    max_parallel: int = setting(Section.HANDLERS, "DISPATCH_MAX_PARALLEL", whole(1, 1000, "handlers"), 10,
         "How many handlers run at once in a process.")
-    handler_timeout_ms: int = setting(Group.HANDLERS, "DISPATCH_HANDLER_TIMEOUT_MS", whole(1, 86_400_000, MS), 60_000,
+    handler_timeout_ms: int = setting(Section.HANDLERS, "DISPATCH_HANDLER_TIMEOUT_MS", whole(1, 86_400_000, MS), 60_000,
         "The longest a handler may take; longer is a failed attempt.")
-    handler_backoff_base_ms: int = setting(Group.HANDLERS, "DISPATCH_HANDLER_BACKOFF_BASE_MS",
+    handler_backoff_base_ms: int = setting(Section.HANDLERS, "DISPATCH_HANDLER_BACKOFF_BASE_MS",
         whole(1, 86_400_000, MS), 0, "The longest wait after a handler's first failure; three times as long with each.",
         default_text="4 times DISPATCH_BACKOFF_BASE_MS")
-    handler_backoff_max_ms: int = setting(Group.HANDLERS, "DISPATCH_HANDLER_BACKOFF_MAX_MS", whole(1, 604_800_000, MS),
-        0, "The longest wait after any failure of a handler.", default_text="120 times DISPATCH_BACKOFF_MAX_MS")
-    outbox_retention_days: int = setting(Group.RETENTION, "OUTBOX_RETENTION_DAYS", whole(1, 36_500, "days"), 7,
+    handler_backoff_max_ms: int = setting(Section.HANDLERS, "DISPATCH_HANDLER_BACKOFF_MAX_MS",
+        whole(1, 604_800_000, MS), 0, "The longest wait after any failure of a handler.",
+        default_text="120 times DISPATCH_BACKOFF_MAX_MS")
+    outbox_retention_days: int = setting(Section.RETENTION, "OUTBOX_RETENTION_DAYS", whole(1, 36_500, "days"), 7,
         "How long settled rows are kept.")
-    dlq_retention_days: int = setting(Group.RETENTION, "DLQ_RETENTION_DAYS", whole(1, 36_500, "days"), 30,
+    dlq_retention_days: int = setting(Section.RETENTION, "DLQ_RETENTION_DAYS", whole(1, 36_500, "days"), 30,
         "How long dead-letter copies are kept.")
-    http_enabled: bool = setting(Group.HTTP, "", switch(), True, "Whether the HTTP sidecar runs.",
+    http_enabled: bool = setting(Section.HTTP, "", switch(), True, "Whether the HTTP sidecar runs.",
         alias=Alias("--disable-http", negated, "Serve no probes, no metrics, no API."))
-    http_host: str = setting(Group.HTTP, "DISPATCH_HTTP_HOST", host(), "::",
+    http_host: str = setting(Section.HTTP, "DISPATCH_HTTP_HOST", host(), "::",
         "The address the sidecar listens on; :: is every one, of IPv6 and IPv4.")
-    http_port: int = setting(Group.HTTP, "DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
+    http_port: int = setting(Section.HTTP, "DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
         "The port the sidecar listens on; 0: any free one.")
-    probe_port: int | None = setting(Group.HTTP, "DISPATCH_PROBE_PORT", whole(0, 65_535), None,
+    probe_port: int | None = setting(Section.HTTP, "DISPATCH_PROBE_PORT", whole(0, 65_535), None,
         "A port of their own for /health and /ready; 0: any free one.", default_text="that of the sidecar")
-    http_allowed_hosts: tuple[str, ...] = setting(Group.HTTP, "DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),
+    http_allowed_hosts: tuple[str, ...] = setting(Section.HTTP, "DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),
         "Other host names that API and console answer to, commas between.", default_text="")
-    api_token: str | None = setting(Group.HTTP, "DISPATCH_API_TOKEN", token(), None,
+    api_token: str | None = setting(Section.HTTP, "DISPATCH_API_TOKEN", token(), None,
         "The bearer token that the API asks for. Set the variable: others can see a flag.")
-    deployment: str | None = setting(Group.HTTP, "DISPATCH_DEPLOYMENT", name(), None,
+    deployment: str | None = setting(Section.HTTP, "DISPATCH_DEPLOYMENT", name(), None,
         "The name of this installation, which the console shows, such as shop, production.")
-    grafana_url: str | None = setting(Group.HTTP, "DISPATCH_GRAFANA_URL", page_url(), None,
+    grafana_url: str | None = setting(Section.HTTP, "DISPATCH_GRAFANA_URL", page_url(), None,
         "The dashboard that the console links to, for more than 15 minutes.")
-    otel: bool = setting(Group.HTTP, "DISPATCH_OTEL", switch(), False,
+    otel: bool = setting(Section.HTTP, "DISPATCH_OTEL", switch(), False,
         "Make spans of OpenTelemetry for events whose producer's span was sampled; the OTEL_ variables say where to.")
-    log_level: str = setting(Group.LOG, "DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
+    log_level: str = setting(Section.LOG, "DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
         "The least severe messages that are logged.")
-    log_format: Literal["json", "text"] = setting(Group.LOG, "DISPATCH_LOG_FORMAT", choice("json", "text"),
+    log_format: Literal["json", "text"] = setting(Section.LOG, "DISPATCH_LOG_FORMAT", choice("json", "text"),
         terminal_format, "How messages are written.", default_text="json; text on a terminal")
     # fmt: on
     _files: dict[str, SecretFile] = field(default_factory=dict, repr=False)  # of secrets that came from a file

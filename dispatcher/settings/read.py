@@ -19,14 +19,14 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 Given = tuple[str, object, Callable[[object], object]]
 
 
-class Found(NamedTuple):
+class SettingValues(NamedTuple):
     """Values by attribute, and of those that came from a file, the file."""
 
     values: dict[str, Any]
     files: dict[str, SecretFile]
 
 
-def read(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> Found:
+def read(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> SettingValues:
     """The values of these fields. A flag beats the environment beats the default.
 
     Raises Misconfigured with a line for each problem: what was set, its value (secrets masked), what would be right.
@@ -61,7 +61,7 @@ def read(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mappin
     if problems:
         intro = "" if len(problems) == 1 else f"{len(problems)} settings are wrong:\n  "
         raise Misconfigured(intro + "\n  ".join(problems))
-    return Found(values, files)
+    return SettingValues(values, files)
 
 
 def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[str, object]) -> Iterator[Given]:

@@ -11,8 +11,8 @@ from dispatcher.settings.kinds import Kind
 _MARK = "setting"
 
 
-class Group(Enum):
-    """What settings are about: the reference and `dispatcher run --help` list them by it, in this order."""
+class Section(Enum):
+    """What a setting is about: the reference and `dispatcher run --help` have these sections, in this order."""
 
     BASICS = "What it does"
     POSTGRES = "Connection to Postgres"
@@ -39,7 +39,7 @@ class Alias:
 class Setting:
     """What a field of `Settings` carries beside its type and default. Its flag is its attribute, with dashes."""
 
-    group: Group
+    section: Section
     env: tuple[str, ...]  # the first that is set counts; the first is shown; none: it has only its alias
     kind: Kind
     help: str
@@ -48,7 +48,7 @@ class Setting:
 
 
 def setting(
-    group: Group,
+    section: Section,
     env: str,
     kind: Kind,
     default: Any,
@@ -59,7 +59,7 @@ def setting(
     default_text: str | None = None,
 ) -> Any:
     """One field of the table. `default`: `...` where it must be set, a function where it depends."""
-    mark = Setting(group, tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
+    mark = Setting(section, tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
     if callable(default):
         return field(default_factory=default, repr=not kind.secret, metadata={_MARK: mark})
     return field(default=MISSING if default is ... else default, repr=not kind.secret, metadata={_MARK: mark})

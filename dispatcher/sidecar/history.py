@@ -188,12 +188,12 @@ class History:
         return None, None
 
 
-def shards_of(sample: Sample | None) -> dict[str, group_needs.Shard]:
+def shards_of(sample: Sample | None) -> dict[str, group_needs.SeenShard]:
     """The keys, for what groups do not read at all. Of more groups than are sampled nobody can say it."""
     if sample is None or any(len(each.group_lag) >= MOST for each in sample.streams):
         return {}
     return {
-        each.name: group_needs.Shard(
+        each.name: group_needs.SeenShard(
             each.length,
             [*each.group_read_age_s],
             [name for name, age in each.group_read_age_s.items() if isfinite(age) or not each.group_lag.get(name)],

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from dispatcher.infra.output import dropped_lines
 
 
-class Registry(CollectorRegistry):
+class MetricsRegistry(CollectorRegistry):
     """Calls `before()` before anybody sees the figures."""
 
     def __init__(self, before: Callable[[], None]) -> None:

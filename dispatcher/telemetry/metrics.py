@@ -13,7 +13,7 @@ from typing import get_args
 import prometheus_client
 
 from dispatcher.core import events
-from dispatcher.telemetry.collectors import DroppedLines, Registry
+from dispatcher.telemetry.collectors import DroppedLines, MetricsRegistry
 from dispatcher.telemetry.event_types import EventTypes
 from dispatcher.telemetry.handler_gauges import HandlerGauges
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
@@ -32,7 +32,7 @@ class Metrics:
     """
 
     def __init__(self, streams: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = Registry(self._forget_what_is_old)
+        self.registry = MetricsRegistry(self._forget_what_is_old)
         self.latency = LatencyHistogram(
             "messaging_dispatch_latency_seconds",
             "From occurred_at (of a scheduled or replayed event: from when it was due) to Redis's acknowledgement, "

@@ -86,7 +86,7 @@ class SearchedSink:
     slots: Sequence[int] = ()
 
 
-class Found(NamedTuple):
+class FoundEntries(NamedTuple):
     """What was found on one sink: row id to entry id, and the incarnation of Redis that has the entries."""
 
     entries: dict[int, str]
@@ -132,7 +132,7 @@ class AdoptedSearch:
         searchable = [row for row in adopted.rows if row not in waiting] if waiting else adopted.rows
         return replace(adopted, rows=searchable), replace(adopted, rows=waiting)
 
-    async def find(self, session: Session, adopted: Adopted) -> list[Found]:
+    async def find(self, session: Session, adopted: Adopted) -> list[FoundEntries]:
         """The rows that are in the streams, by sink. Raises Unreachable, SessionLost or psycopg.Error."""
         floors = {row.id: row.floor for row in adopted.rows if row.floor}
         if not floors:
@@ -151,5 +151,5 @@ class AdoptedSearch:
             search = last[1]  # after a failure this search goes on where it was
             while not await sink.searcher.go_on(search, self._lease_s / 4):
                 await renew(session, [adopted])
-            found.append(Found(search.found, incarnation))
+            found.append(FoundEntries(search.found, incarnation))
         return found

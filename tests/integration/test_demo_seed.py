@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from dispatcher.commands.demo import demo
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.demo.samples import STATUSES, Sample
+from dispatcher.demo.samples import STATUSES, SampleRow
 from dispatcher.demo.seed import seed
 from dispatcher.embedded import free_port
 from tests.support.psql import psql
@@ -58,7 +58,7 @@ def test_copy_writes_the_same_rows_in_parts(database_url: str) -> None:
 
 
 def test_what_copy_escapes_arrives(database_url: str) -> None:
-    odd = Sample("a\tb", "\\N", "c\\d\n", r'{"quote": "\"\\ \n", "text": "ä"}', "pending", 0, 0)
+    odd = SampleRow("a\tb", "\\N", "c\\d\n", r'{"quote": "\"\\ \n", "text": "ä"}', "pending", 0, 0)
     seed(database_url, iter([odd]), 1, lambda rows: None)
     [row] = rows(database_url)
     assert (row["aggregate_type"], row["aggregate_id"], row["event_type"]) == ("a\tb", "\\N", "c\\d\n")

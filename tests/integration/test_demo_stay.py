@@ -17,7 +17,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, Producer
+from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, DemoProducer
 from tests.support.rows import one_row
 from tests.support.waiting import NeverCameTrue, until
 
@@ -143,7 +143,7 @@ async def test_a_press_while_an_event_is_committed_makes_all_of_its_events(
     database_url: str, db: psycopg.AsyncConnection[Any]
 ) -> None:
     """Nineteen died where the event on its way was counted as one of them."""
-    producer = Producer(database_url, rate=1000.0)
+    producer = DemoProducer(database_url, rate=1000.0)
     async with db.transaction():
         await db.execute("LOCK TABLE messaging.message_outbox IN SHARE MODE")
         producer.start()

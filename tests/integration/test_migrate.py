@@ -282,7 +282,7 @@ async def test_who_inserted_under_an_earlier_trigger_rings_under_the_new_functio
 
 
 async def test_a_failed_file_leaves_nothing_behind(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = sqlfiles.Migration("99990101_bad", "CREATE TABLE IF NOT EXISTS messaging.half (id int); SELECT 1 / 0")
+    bad = sqlfiles.MigrationFile("99990101_bad", "CREATE TABLE IF NOT EXISTS messaging.half (id int); SELECT 1 / 0")
     monkeypatch.setattr(sqlfiles, "migrations", lambda: (bad,))
     with pytest.raises(DispatcherError, match="99990101_bad failed: DivisionByZero 22012"):
         await migrate(empty_database_url)

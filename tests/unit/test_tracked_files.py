@@ -1,9 +1,10 @@
-"""What must never be committed: paths of one machine, addresses of a package index, binaries, what is too long."""
+"""What must never be committed: paths of one machine, package indexes, binaries, what is too long, names used twice."""
 
 import ast
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BYTES = 200_000
 MAX_LINES = 300  # of a file of the product: longer ones answer more than one question
 MAX_FUNCTION_LINES = 60  # ruff counts statements, not lines
+
+# Classes of the product that share their name, and why.
+SHARED_CLASS_NAMES = {
+    "Event": "applications import both: dispatcher.client.Event is inserted, dispatcher.handlers.Event is handled",
+}
 
 # Each pattern has a bracket that keeps it from finding itself.
 FORBIDDEN = {
@@ -64,3 +70,14 @@ def test_no_function_of_the_product_is_long() -> None:
         and (lines := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
     ]
     assert not found
+
+
+def test_a_class_name_of_the_product_has_one_meaning() -> None:
+    files: defaultdict[str, set[str]] = defaultdict(set)  # by the name of a class: where it is defined
+    for path in (ROOT / "dispatcher").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                files[node.name].add(str(path.relative_to(ROOT)))
+    shared = {name: sorted(paths) for name, paths in files.items() if len(paths) > 1}
+    assert not {name: paths for name, paths in shared.items() if name not in SHARED_CLASS_NAMES}
+    assert not SHARED_CLASS_NAMES.keys() - shared.keys(), "no longer shared: take it off the list"

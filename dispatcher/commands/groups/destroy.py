@@ -5,7 +5,7 @@ import json
 import anyio
 import click
 
-from dispatcher.commands.groups.options import StreamServers, dead_of, of_group, server_options, servers_of
+from dispatcher.commands.groups.options import GroupServers, dead_of, of_group, server_options, servers_of
 from dispatcher.commands.options import require_terminal, yes
 from dispatcher.commands.tables import plain, span
 from dispatcher.core.counted import counted
@@ -52,12 +52,12 @@ def asked_about(group: Abandoned) -> list[str]:
     ]
 
 
-async def _find(group: str, flags: dict[str, str | None]) -> tuple[StreamServers, list[Abandoned]]:
+async def _find(group: str, flags: dict[str, str | None]) -> tuple[GroupServers, list[Abandoned]]:
     at = await servers_of(flags)
     return at, await find_abandoned(at.url, at.keys, group, at.postgres.connect_timeout_s)
 
 
-async def _destroy(group: str, at: StreamServers) -> int:
+async def _destroy(group: str, at: GroupServers) -> int:
     await destroy(at.url, at.keys, group, at.postgres.connect_timeout_s)
     async with dead_of(at, group, "") as dead:
         return await dead.count()

@@ -25,7 +25,7 @@ class EntryId(click.ParamType[str]):
         return str(value)
 
 
-class StreamServers(NamedTuple):
+class GroupServers(NamedTuple):
     """Where the group is: Redis, the keys of the stream, and the Postgres of the outbox."""
 
     url: str
@@ -40,14 +40,14 @@ dead_stream = click.option(
 )
 
 
-async def servers_of(flags: dict[str, str | None]) -> StreamServers:
+async def servers_of(flags: dict[str, str | None]) -> GroupServers:
     """From these flags, or else the environment; the keys are those that the dispatchers have. Raises Misconfigured."""
     settings = options.settings_from(flags, "redis_url", "handlers", "unrouted", *options.LAYOUT)
     if not (url := settings.get("redis_url", "")):
         raise Misconfigured("no event goes to a stream (DISPATCH_UNROUTED=dead), so there are no groups")
     where = options.postgres_target(settings, STATEMENT_S)
-    return StreamServers(url, (await standing_layout(where, options.layout_of(settings))).keys, where)
+    return GroupServers(url, (await standing_layout(where, options.layout_of(settings))).keys, where)
 
 
-def dead_of(at: StreamServers, group: str, dead_stream: str) -> DeadEntries:
+def dead_of(at: GroupServers, group: str, dead_stream: str) -> DeadEntries:
     return DeadEntries(at.url, at.keys, group, dead_stream, at.postgres.connect_timeout_s)

@@ -10,7 +10,7 @@ Level = Literal["INFO", "WARNING", "ERROR"]
 Fields = dict[str, object]
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A line of the log. `name` is what the runbook greps for, `text` is for people. No payload, no password.
 
     `same_as`: lines with the same one are written at most every few seconds.
@@ -38,7 +38,7 @@ class TelemetryEvent:
 
     detailed: ClassVar[bool] = False  # all its fields are logged as well, at DEBUG
 
-    def line(self) -> Line | None:
+    def line(self) -> LogLine | None:
         """What the log says of it; None: nothing, or only the details."""
         return None
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent
 
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
 
@@ -42,12 +42,12 @@ class Ticked(TelemetryEvent):
     duration_s: float
     error: str | None = None  # no payload and no values of a row
 
-    def line(self) -> Line | None:
+    def line(self) -> LogLine | None:
         if self.result == "ok":
             return None
         error = self.error or "unknown"
         fields: Fields = {"error": error, "duration_s": round(self.duration_s, 6)}
-        return Line("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields, error)
+        return LogLine("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ class Settled(TelemetryEvent):
     lost: int
     waiting: int = 0
 
-    def line(self) -> Line | None:
+    def line(self) -> LogLine | None:
         if not self.lost:
             return None
         text = "Claims were lost: another dispatcher had taken these rows when they were to be settled"
-        return Line("WARNING", "claims_lost", text, {"rows": self.lost})
+        return LogLine("WARNING", "claims_lost", text, {"rows": self.lost})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,11 @@ class Buried(TelemetryEvent):
 
     rows: Sequence[tuple[int, str]]
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         ids, errors = [row_id for row_id, _ in self.rows], sorted({error for _, error in self.rows})
         text = "Rows are dead: their attempts are used up, or they can never be sent as things are"
         fields: Fields = {"rows": len(self.rows), "ids": ids, "errors": errors}
-        return Line("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
+        return LogLine("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class ClosedConnection(TelemetryEvent):
     size: int
     server: bool = False
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
         if self.server:
             text = "Redis itself ends each time that this row is sent; it waits for its next attempt"
         fields: Fields = {"id": self.row, "bytes": self.size, "redis_ended": self.server}
-        return Line("WARNING", "row_closes_connection", text, fields)
+        return LogLine("WARNING", "row_closes_connection", text, fields)

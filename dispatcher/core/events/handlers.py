@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dispatcher.core.events.base import Fields, Level, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, Level, LogLine, TelemetryEvent, TroubleChange
 
 HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 
@@ -28,7 +28,7 @@ class Handled(TelemetryEvent):
     error: str | None = None
     where: str | None = None
 
-    def line(self) -> Line | None:
+    def line(self) -> LogLine | None:
         if self.handled in ("done", "outage"):  # an outage is told once, for its type
             return None
         level: Level = "WARNING"
@@ -43,7 +43,7 @@ class Handled(TelemetryEvent):
                 text = "The process of a handler ended, or was taken for dead, while it ran"
         fields: Fields = {"event_type": self.event_type, "id": self.row_id, "error": self.error}
         fields |= {"where": self.where, "duration_s": round(self.duration_s, 6)}
-        return Line(level, name, text, fields, f"{self.event_type} {self.error}")
+        return LogLine(level, name, text, fields, f"{self.event_type} {self.error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ class HandlerOutage(TelemetryEvent):
     event_type: str
     error: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.error is None:
             text = "Events of this type are handled again"
-            return Line("INFO", "handler_outage_over", text, {"event_type": self.event_type})
+            return LogLine("INFO", "handler_outage_over", text, {"event_type": self.event_type})
         text = "A server that a handler needs is away; events of this type wait, at no cost"
-        return Line("WARNING", "handler_outage", text, {"event_type": self.event_type, "error": self.error})
+        return LogLine("WARNING", "handler_outage", text, {"event_type": self.event_type, "error": self.error})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ class StuckHandlers(TelemetryEvent):
     stuck: int
     types: tuple[str, ...] = ()
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if not self.on:
-            return Line("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
+            return LogLine("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
         text = "As many handlers as there are places do not end, so no more events are handed out; restart the process"
-        return Line("ERROR", "handlers_stuck", text, {"stuck": self.stuck})
+        return LogLine("ERROR", "handlers_stuck", text, {"stuck": self.stuck})
 
     def trouble(self) -> TroubleChange:
         of = f" of {', '.join(self.types)}" if self.types else ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,12 @@ class PauseChanged(TelemetryEvent):
     reason: str | None
     since: float | None = None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"by": self.by, "reason": self.reason}
         if self.paused:
             text = "Paused, like all dispatchers: nothing is taken until `dispatcher resume`"
-            return Line("WARNING", "dispatcher_paused", text, fields)
-        return Line("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
+            return LogLine("WARNING", "dispatcher_paused", text, fields)
+        return LogLine("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
 
     def trouble(self) -> TroubleChange:
         why = " ".join(filter(None, (self.by and f"by {self.by}", self.reason and f"({self.reason})")))
@@ -35,9 +35,9 @@ class DeadRetried(TelemetryEvent):
     ids: Sequence[int]
     by: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Dead events were put back to be published"
-        return Line("INFO", "dead_events_retried", text, _decision(self.ids, self.by))
+        return LogLine("INFO", "dead_events_retried", text, _decision(self.ids, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class DeadDiscarded(TelemetryEvent):
     by: str
     reason: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Dead events were discarded: nobody needs them"
-        return Line("INFO", "dead_events_discarded", text, _decision(self.ids, self.by) | {"reason": self.reason})
+        return LogLine("INFO", "dead_events_discarded", text, _decision(self.ids, self.by) | {"reason": self.reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class RetriedNow(TelemetryEvent):
     ids: Sequence[int]
     by: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Events that failed, or hold their aggregates, were made due at once"
-        return Line("INFO", "events_retried_now", text, _decision(self.ids, self.by))
+        return LogLine("INFO", "events_retried_now", text, _decision(self.ids, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class HeldSkipped(TelemetryEvent):
     by: str
     reason: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Events were skipped: the later ones of their aggregates go out without them"
-        return Line("INFO", "held_events_skipped", text, _decision(self.ids, self.by) | {"reason": self.reason})
+        return LogLine("INFO", "held_events_skipped", text, _decision(self.ids, self.by) | {"reason": self.reason})
 
 
 def _decision(ids: Sequence[int], by: str) -> Fields:

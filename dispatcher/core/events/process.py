@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +17,14 @@ class Started(TelemetryEvent):
     stream_maxlen: int | None = None
     handlers: tuple[str, ...] = ()
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Started"
         fields: Fields = {"dispatcher": self.name, "enabled": self.enabled}
         if not self.enabled:
             text += "; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
         if self.handlers:
             fields["handlers"] = list(self.handlers)
-        return Line("INFO", "dispatcher_started", text, fields)
+        return LogLine("INFO", "dispatcher_started", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class SidecarUp(TelemetryEvent):
     port: int
     probe_port: int | None = None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         text = f"The sidecar listens: http://{address}/"
         fields: Fields = {"host": self.host, "port": self.port}
         if self.probe_port is not None:
             text += f"; probes also at port {self.probe_port}"
             fields["probe_port"] = self.probe_port
-        return Line("INFO", "sidecar_up", text, fields)
+        return LogLine("INFO", "sidecar_up", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class WorkerStarted(TelemetryEvent):
     worker: str
     running: int
 
-    def line(self) -> Line:
-        return Line("INFO", "worker_started", "A worker was started", {"started": self.worker})
+    def line(self) -> LogLine:
+        return LogLine("INFO", "worker_started", "A worker was started", {"started": self.worker})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class WorkerEnded(TelemetryEvent):
     running: int
     again_in_s: float | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"ended": self.worker, "code": self.code}
         if self.again_in_s is None:
-            return Line("INFO", "worker_ended", "A worker ended", fields)
+            return LogLine("INFO", "worker_ended", "A worker ended", fields)
         fields["again_in_s"] = round(self.again_in_s, 3)
-        return Line("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
+        return LogLine("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class WorkerStuck(TelemetryEvent):
     worker: str
     silent_s: float
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "A worker says nothing any more: its loop is stuck, or it is frozen; it is killed"
-        return Line("ERROR", "worker_stuck", text, {"stuck": self.worker, "silent_s": round(self.silent_s, 1)})
+        return LogLine("ERROR", "worker_stuck", text, {"stuck": self.worker, "silent_s": round(self.silent_s, 1)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,10 @@ class SpansDropped(TelemetryEvent):
     spans: int
     reason: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Spans were not exported; events go out as before"
         fields: Fields = {"spans": self.spans, "reason": self.reason}
-        return Line("WARNING", "spans_dropped", text, fields, f"spans {self.reason}")
+        return LogLine("WARNING", "spans_dropped", text, fields, f"spans {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class Stopping(TelemetryEvent):
 
     reason: str
 
-    def line(self) -> Line:
-        return Line("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": self.reason})
+    def line(self) -> LogLine:
+        return LogLine("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": self.reason})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("stopping", self.reason, there=True)
@@ -124,9 +124,9 @@ class Stopped(TelemetryEvent):
     released: int
     cut_short: str | None = None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"given_back": self.released}
         if self.cut_short is None:
-            return Line("INFO", "dispatcher_stopped", "Stopped", fields)
+            return LogLine("INFO", "dispatcher_stopped", "Stopped", fields)
         text = "Ended at once, without signing off: another dispatcher takes over what was in flight"
-        return Line("WARNING", "dispatcher_stopped", text, fields | {"reason": self.cut_short})
+        return LogLine("WARNING", "dispatcher_stopped", text, fields | {"reason": self.cut_short})

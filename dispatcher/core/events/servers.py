@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,10 @@ class DatabaseChanged(TelemetryEvent):
     up: bool
     reason: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.up:
-            return Line("INFO", "database_up", "Postgres is connected", {})
-        return Line("ERROR", "database_down", "Postgres is not connected; connecting again", {"reason": self.reason})
+            return LogLine("INFO", "database_up", "Postgres is connected", {})
+        return LogLine("ERROR", "database_down", "Postgres is not connected; connecting again", {"reason": self.reason})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("database", self.reason, there=not self.up)
@@ -29,10 +29,10 @@ class StillAway(TelemetryEvent):
     server: Literal["database", "redis"]
     reason: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "A server is still away, for another reason than before"
         fields: Fields = {"server": self.server, "reason": self.reason}
-        return Line("WARNING", "still_away", text, fields, f"{self.server} {self.reason}")
+        return LogLine("WARNING", "still_away", text, fields, f"{self.server} {self.reason}")
 
     def trouble(self) -> TroubleChange:
         return TroubleChange(self.server, self.reason, there=True)
@@ -45,11 +45,11 @@ class ListenerChanged(TelemetryEvent):
     up: bool
     reason: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.up:
-            return Line("INFO", "listener_up", "Writers can wake the dispatcher", {})
+            return LogLine("INFO", "listener_up", "Writers can wake the dispatcher", {})
         text = "Writers cannot wake the dispatcher; it polls on its tick"
-        return Line("WARNING", "listener_down", text, {"reason": self.reason})
+        return LogLine("WARNING", "listener_down", text, {"reason": self.reason})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("listener", self.reason, there=not self.up)
@@ -63,13 +63,13 @@ class SessionMissing(TelemetryEvent):
     reason: str | None
     without: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.reason is None:
             text = "A session to Postgres that was missing is open"
-            return Line("INFO", "session_back", text, {"session": self.session})
+            return LogLine("INFO", "session_back", text, {"session": self.session})
         text = "Postgres has no connection left for a session; the rest of the dispatcher works"
         fields: Fields = {"session": self.session, "without": self.without, "reason": self.reason}
-        return Line("WARNING", "session_missing", text, fields)
+        return LogLine("WARNING", "session_missing", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,11 @@ class StatementRefused(TelemetryEvent):
     number: int
     error: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.error is None:
-            return Line("INFO", "statement_allowed", "Postgres does again what it refused", {"what": self.what})
+            return LogLine("INFO", "statement_allowed", "Postgres does again what it refused", {"what": self.what})
         text = "Postgres refuses a statement again and again; it is tried on, and nothing is published twice"
-        return Line("ERROR", "statement_refused", text, {"what": self.what, "error": self.error})
+        return LogLine("ERROR", "statement_refused", text, {"what": self.what, "error": self.error})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ class NotificationQueueChanged(TelemetryEvent):
     filling: bool
     usage: float  # 0 to 1
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"usage": round(self.usage, 3)}
         if self.filling:
             text = "The notification queue fills up: no writer is asked to ring, the dispatcher looks on its tick"
-            return Line("WARNING", "notification_queue_filling", text, fields)
+            return LogLine("WARNING", "notification_queue_filling", text, fields)
         text = "The notification queue is calm again: writers wake the dispatcher"
-        return Line("INFO", "notification_queue_calm", text, fields)
+        return LogLine("INFO", "notification_queue_calm", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,12 @@ class BreakerChanged(TelemetryEvent):
     state: Literal["open", "closed"]
     reason: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.state == "open":
-            return Line("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": self.reason})
-        return Line("INFO", "breaker_closed", "Redis takes entries again", {})
+            return LogLine(
+                "WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": self.reason}
+            )
+        return LogLine("INFO", "breaker_closed", "Redis takes entries again", {})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("redis", self.reason, there=self.state == "open")
@@ -129,12 +131,12 @@ class ShardsChanged(TelemetryEvent):
     away: int
     first: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.first is None:
-            return Line("INFO", "shards_back", "All shards take entries again", {})
+            return LogLine("INFO", "shards_back", "All shards take entries again", {})
         text = "Some shards take no entries; the others go on"
         fields: Fields = {"shards": self.away, "first": self.first}
-        return Line("WARNING", "shards_away", text, fields, "shards")
+        return LogLine("WARNING", "shards_away", text, fields, "shards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +147,12 @@ class BackpressureChanged(TelemetryEvent):
     group: str
     unread: int
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"group": self.group, "unread": self.unread}
         if self.on:
             text = "Claiming waits: a consumer group is about to lose what it has not read to MAXLEN"
-            return Line("WARNING", "backpressure_on", text, fields)
-        return Line("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
+            return LogLine("WARNING", "backpressure_on", text, fields)
+        return LogLine("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("backpressure", self.group, there=self.on)
@@ -162,11 +164,11 @@ class BackpressureBlind(TelemetryEvent):
 
     reason: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.reason is None:
-            return Line("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
+            return LogLine("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
         text = "MAXLEN may trim what a consumer group has not read: how much that is cannot be told"
-        return Line("WARNING", "backpressure_blind", text, {"reason": self.reason})
+        return LogLine("WARNING", "backpressure_blind", text, {"reason": self.reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +181,13 @@ class LayoutChanged(TelemetryEvent):
     reason: str | None
     first: bool = False
 
-    def line(self) -> Line | None:
+    def line(self) -> LogLine | None:
         if self.reason is not None:
             text = "The streams that events go to are others than in our settings; nothing is claimed for them"
-            return Line("ERROR", "layout_differs", text, {"reason": self.reason})
+            return LogLine("ERROR", "layout_differs", text, {"reason": self.reason})
         if self.first:
             return None
-        return Line("INFO", "layout_agrees", "The layout of the streams is ours; claiming goes on", {})
+        return LogLine("INFO", "layout_agrees", "The layout of the streams is ours; claiming goes on", {})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("layout", self.reason, there=self.reason is not None)

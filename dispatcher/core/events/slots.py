@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class SlotsChanged(TelemetryEvent):
     released: int
     revoked: int
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"owned": self.owned, "ranges": self.ranges, "gained": self.gained}
         fields |= {"released": self.released, "revoked": self.revoked}
         if self.revoked:
             text = "Slots were taken from this dispatcher: another one took it for dead or frozen"
-            return Line("WARNING", "slots_lost", text, fields)
-        return Line("INFO", "slots_changed", "This dispatcher owns other slots than before", fields)
+            return LogLine("WARNING", "slots_lost", text, fields)
+        return LogLine("INFO", "slots_changed", "This dispatcher owns other slots than before", fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class SlotsWithoutOwner(TelemetryEvent):
 
     slots: int
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if not self.slots:
-            return Line("INFO", "slots_owned_again", "All slots have an owner", {})
+            return LogLine("INFO", "slots_owned_again", "All slots have an owner", {})
         text = "Nobody owns some of the slots, so their events wait; the others go on"
-        return Line("ERROR", "slots_without_owner", text, {"slots": self.slots})
+        return LogLine("ERROR", "slots_without_owner", text, {"slots": self.slots})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("slots", f"{self.slots} of 256 slots have no owner", there=self.slots > 0)
@@ -53,9 +53,9 @@ class SlotsRevoked(TelemetryEvent):
     slots: int
     owner: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "The slots of a dead or frozen dispatcher were revoked; others own them once it is fenced"
-        return Line("WARNING", "slots_revoked", text, {"slots": self.slots, "owner": self.owner})
+        return LogLine("WARNING", "slots_revoked", text, {"slots": self.slots, "owner": self.owner})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,6 @@ class SlotsFreed(TelemetryEvent):
 
     slots: int
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Slots that were revoked may be owned again: nothing of them is in hand"
-        return Line("INFO", "slots_freed", text, {"slots": self.slots})
+        return LogLine("INFO", "slots_freed", text, {"slots": self.slots})

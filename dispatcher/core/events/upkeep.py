@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLine, TelemetryEvent, TroubleChange
 from dispatcher.core.process_state import Sample
 
 
@@ -18,11 +18,11 @@ class TakenOver(TelemetryEvent):
     owner: str
     died: bool = False  # its lock was free: it ended without signing off
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Rows of a dispatcher that died or froze were taken over"
         if not self.rows:
             text = "A dispatcher ended without signing off; it had no rows"
-        return Line("WARNING", "claims_taken_over", text, {"rows": self.rows, "owner": self.owner})
+        return LogLine("WARNING", "claims_taken_over", text, {"rows": self.rows, "owner": self.owner})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Reconciled(TelemetryEvent):
     found: int
     missing: int
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Rows whose reply was lost, or that were taken over, were looked for in the stream"
-        return Line("INFO", "replies_reconciled", text, {"found": self.found, "missing": self.missing})
+        return LogLine("INFO", "replies_reconciled", text, {"found": self.found, "missing": self.missing})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class Republished(TelemetryEvent):
     why: str
     same_server: bool = False
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"rows": self.rows, "why": self.why}
         if self.same_server:
             text = "Entries are gone from the stream though Redis ran on; their rows are published again"
-            return Line("WARNING", "stream_audited", text, fields)
+            return LogLine("WARNING", "stream_audited", text, fields)
         if not self.rows:
             text = "Another incarnation of Redis holds the stream; it lost none"
-            return Line("INFO", "stream_audited", text, {"why": self.why})
+            return LogLine("INFO", "stream_audited", text, {"why": self.why})
         text = "Another incarnation of Redis holds the stream; rows whose entries it lost are published again"
-        return Line("WARNING", "stream_audited", text, fields)
+        return LogLine("WARNING", "stream_audited", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class CrashAudited(TelemetryEvent):
     found: int
     looked_at: int  # entries
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Postgres crashed, failed over or was restored; rows found in the stream are sent, claiming goes on"
         fields: Fields = {"found": self.found, "looked_at": self.looked_at}
-        return Line("WARNING", "postgres_crash_audited", text, fields)
+        return LogLine("WARNING", "postgres_crash_audited", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class AuditChanged(TelemetryEvent):
     on: bool
     reason: str | None
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         if self.on:
-            return Line("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
+            return LogLine("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
         text = "Entries that Redis loses will not be noticed"
-        return Line("WARNING", "stream_audit_off", text, {"reason": self.reason})
+        return LogLine("WARNING", "stream_audit_off", text, {"reason": self.reason})
 
     def trouble(self) -> TroubleChange:
         return TroubleChange("audit", self.reason, there=not self.on)
@@ -105,9 +105,9 @@ class Pruned(TelemetryEvent):
     dlq: int
     more: bool = False
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         fields: Fields = {"message_outbox": self.outbox, "message_dlq": self.dlq}
-        return Line("INFO", "outbox_pruned", "Deleted what was older than is kept", fields)
+        return LogLine("INFO", "outbox_pruned", "Deleted what was older than is kept", fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,6 @@ class PruneRefused(TelemetryEvent):
 
     reason: str
 
-    def line(self) -> Line:
+    def line(self) -> LogLine:
         text = "Postgres refused to delete what is too old"
-        return Line("WARNING", "prune_refused", text, {"reason": self.reason})
+        return LogLine("WARNING", "prune_refused", text, {"reason": self.reason})

@@ -89,7 +89,7 @@ def _rate(rate: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class SeenShard:
     """One key as it is looked at: its entries, its groups, when the oldest entry was added (None: not known).
 
     `reading`: those of its groups that have read there, or have nothing to read.
@@ -101,7 +101,7 @@ class Shard:
     oldest: float | None = None
 
 
-def half_read(shards: Mapping[str, Shard]) -> Iterator[Need]:
+def half_read(shards: Mapping[str, SeenShard]) -> Iterator[Need]:
     """Groups that read some shards of a stream, and not others that hold entries. `shards`: by key.
 
     That a group was made on a shard is not enough: by hand it is made in a second, and nobody reads it.
@@ -122,7 +122,7 @@ def half_read(shards: Mapping[str, Shard]) -> Iterator[Need]:
         yield Need("warn", "half-read", what, since, do, "groups", PAGES["half-read"])
 
 
-def not_read(shards: Mapping[str, Shard]) -> dict[str, int]:
+def not_read(shards: Mapping[str, SeenShard]) -> dict[str, int]:
     """By group the entries of the shards that it is not on, though it is on others: no lag counts them."""
     found = dict[str, int]()
     for (_, group), without in keys_without({key: each.groups for key, each in shards.items()}).items():

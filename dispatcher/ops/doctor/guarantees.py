@@ -29,7 +29,7 @@ class Guarantee:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class JudgedGuarantee:
     """Whether a guarantee holds here. `because`: the checks that are not ok, or could not be made."""
 
     name: str
@@ -88,7 +88,7 @@ GUARANTEES = (
 )
 
 
-def judge(findings: Iterable[Finding], *, stream: bool) -> list[Held]:
+def judge(findings: Iterable[Finding], *, stream: bool) -> list[JudgedGuarantee]:
     """Each guarantee, with what takes it away. `stream`: whether any event goes to the stream."""
     levels: dict[str, Level] = {}
     for finding in findings:  # of several findings of one check the worst counts
@@ -99,15 +99,15 @@ def judge(findings: Iterable[Finding], *, stream: bool) -> list[Held]:
         if levels.get(server) == "bad" and first not in levels:  # it is away: nothing is known of what it keeps
             levels[server] = "unknown"
     wanted = (each for each in GUARANTEES if stream or each.name not in OF_THE_STREAM)
-    return [_held(each, levels, stream) for each in wanted]
+    return [_judged(each, levels, stream) for each in wanted]
 
 
-def _held(guarantee: Guarantee, levels: Mapping[str, Level], stream: bool) -> Held:
+def _judged(guarantee: Guarantee, levels: Mapping[str, Level], stream: bool) -> JudgedGuarantee:
     checks = [name for name in guarantee.checks if stream or not name.startswith("redis")]
     found = {name: _HOLDS[levels.get(name, "unknown")] for name in checks}  # not made: another check forbade it
     worst = max(found.values(), key=_WORST_LAST.index)
     because = tuple(name for name, holds in found.items() if holds != "yes")
-    return Held(guarantee.name, guarantee.says, worst, because)
+    return JudgedGuarantee(guarantee.name, guarantee.says, worst, because)
 
 
 def _worst(one: Level, other: Level) -> Level:
