@@ -27,7 +27,7 @@ class Registry:
     def __init__(self, name: str, control: ReconnectingSession, *, tries: int = _TRIES) -> None:
         self.name = name
         self._tries = tries  # to take the lock of our row
-        self._signed_off = False  # the row is gone because we removed it
+        self.signed_off = False  # the row is gone because we removed it; written by sign_off()
         self.id: int | None = None  # written by enrol()
         self.control = control
         control.prepare(self.enrol)
@@ -40,8 +40,11 @@ class Registry:
         """Write our row and take its lock on this session.
 
         After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
-        one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
+        one is ended first, or we would look dead to the others. Raises Unreachable when it will not go. After the
+        sign-off it does nothing: a row that is left behind looks like a death.
         """
+        if self.signed_off:
+            return
         us: dict[str, object] = {
             "name": self.name,
             "host": socket.gethostname(),
@@ -67,7 +70,7 @@ class Registry:
 
     def enrol_again(self) -> None:
         """Our row is gone: the tables were made again, or emptied. The next control session writes it."""
-        if not self._signed_off and self.control.session is not None:
+        if not self.signed_off and self.control.session is not None:
             self.control.session.lose(
                 "the row of this dispatcher in messaging.dispatcher is gone, and is written again"
             )
@@ -83,7 +86,7 @@ class Registry:
 
     async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
-        self._signed_off = True
+        self.signed_off = True
         if (session := self.control.session) is None:
             return
         try:

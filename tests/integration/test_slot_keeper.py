@@ -200,3 +200,15 @@ async def test_one_whose_row_was_removed_from_the_registry_enters_it_again(keep:
     await one.look()
     assert await (await db.execute("SELECT id, slots FROM messaging.dispatcher")).fetchall() == [(one.id, 256)]
     assert await owners(db) == {one.id: 256}
+
+
+async def test_one_that_signed_off_writes_its_row_no_more(keep: Keep, db: Any) -> None:
+    """The sign-off rings for its own keeper too: with the row written again, a clean stop would look like a death."""
+    one = await keep("beef0001")
+    await one.look()
+    one.keeper.stop()
+    await one.look()
+    await one.registry.sign_off()
+    await one.look()  # it heard the ring
+    await one.registry.enrol(one.control)  # its control session was lost, and is opened again
+    assert await (await db.execute("SELECT FROM messaging.dispatcher")).fetchall() == []
