@@ -12,6 +12,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.upkeep.registry import Registry
 from tests.support.postgres import unopened
+from tests.support.proxy import StartProxy, losing_answers
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.waiting import becomes
@@ -51,6 +52,22 @@ async def test_enrolling_writes_a_row_and_takes_its_lock(registered, open_sessio
     [row] = await read_table(db, "dispatcher")
     assert (row["id"], row["name"]) == (registered.id, "one")
     assert all(row[column] for column in ("host", "pid", "version"))
+    assert not await lock_is_free(db, registered.id)
+
+
+async def test_when_the_answer_to_the_enrolment_is_lost_no_second_row_stays(
+    registered, open_session, database_url, proxy: StartProxy, db
+):
+    """Its lock is free: we would take ourselves for dead by our own name, and end our own sessions and connections."""
+    through = await proxy(database_url)
+    through.make_filter = losing_answers("enrol", "SELECT 1")
+    broken = await open_session(url=through.via(database_url))
+    with pytest.raises(SessionLost):
+        await registered.enrol(broken)
+    [lost] = await read_table(db, "dispatcher")
+    await registered.enrol(await open_session(url=through.via(database_url)))
+    [row] = await read_table(db, "dispatcher")
+    assert (row["id"], row["name"], registered.id) == (lost["id"] + 1, "one", lost["id"] + 1)
     assert not await lock_is_free(db, registered.id)
 
 
