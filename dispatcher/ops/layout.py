@@ -82,9 +82,10 @@ class LayoutChange(PauseSession):
         `former`: keys that may still hold entries. Raises DispatcherError, with the layout as it was, when not all
         dispatchers acknowledged, or rows stay claimed, within `timeout_s` seconds.
         """
-        deadline = monotonic() + timeout_s
-        switch, ours = await self.switch(paused=True, reason=f"the layout of the streams is set to {layout}")
+        deadline, reason = monotonic() + timeout_s, f"the layout of the streams is set to {layout}"
+        ours = True  # also while the answer to our pause is missing
         try:
+            switch, ours = await self.switch(paused=True, reason=reason)
             acknowledgements = await self.wait(switch, timeout_s, lambda _: None)
             if late := [each.name for each in acknowledgements if not each.obeys(switch)]:
                 raise DispatcherError(
@@ -97,7 +98,19 @@ class LayoutChange(PauseSession):
                 await anyio.sleep(POLL_S)
         finally:
             if ours:
-                await self.switch(paused=False, reason=None)
+                with anyio.CancelScope(shield=True):  # Ctrl-C must not leave all paused; each step has its timeout
+                    await self._resume(reason)
+
+    async def _resume(self, reason: str) -> None:
+        """End our pause, on another session if this one broke. Raises DispatcherError when all may be paused still."""
+        try:
+            await self.end_pause(reason)
+        except DispatcherError:
+            try:
+                async with PauseSession(self.target, self.verb) as another:
+                    await another.end_pause(reason)
+            except DispatcherError as error:
+                raise Unreachable(f"{error}; all dispatchers may be paused still: `dispatcher resume`") from None
 
     async def _try(self, layout: Layout, former: Sequence[str]) -> str | None:
         parameters = {**layout.columns(), "former": list(former), "by": operator(), "first": False}

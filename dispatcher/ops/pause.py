@@ -95,6 +95,13 @@ class PauseSession(OperatorSession):
         with self.explained():
             return await switch(self.session.fetch, paused=paused, by=operator(), reason=reason)
 
+    async def end_pause(self, reason: str) -> None:
+        """Resume, if what is in force is a pause of this person for this reason. Raises DispatcherError."""
+        with self.explained():
+            now = await read_switch(self.session.fetch)
+        if now.paused and (now.changed_by, now.reason) == (operator(), reason):
+            await self.switch(paused=False, reason=None)
+
     async def wait(
         self, switch: PauseSwitch, timeout_s: float, progress: Callable[[Sequence[Acknowledgement]], None]
     ) -> Sequence[Acknowledgement]:
