@@ -127,6 +127,7 @@ class _Second:
 
     def kill(self) -> None:
         self._process.signal(signal.SIGKILL)
+        self._process.stop()  # it has ended when this returns: the same key, pressed at once, brings it back
 
     def start(self) -> None:
         self._process = self._make()

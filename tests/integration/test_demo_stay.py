@@ -125,6 +125,7 @@ async def test_each_key_breaks_a_part_and_mends_it(temporary: Path) -> None:
             demo.press(key)
             demo.says(f"{name}: there again")
             await becomes(url, in_trouble(kind, there=False), f"{name} is back")
+        await becomes(url, lambda seen: len(seen["dispatchers"] or []) == 2, "both are there again")
         demo.press("d")
         demo.says("second dispatcher: killed")
         await becomes(url, lambda seen: len(seen["dispatchers"] or []) == 1, "one dispatcher")
