@@ -201,6 +201,8 @@ async def test_a_group_that_reads_some_shards_only_is_said(dispatcher, heard: He
         assert "half-read" in [each["kind"] for each in needs]
         for shard in (1, 2, 3):
             await redis.xgroup_destroy(f"{STREAM}:{{{shard}}}", "billing")
+        running.tap.forget()
+        await running.tap.next(Sampled, lambda each: sum("billing" in stream.group_lag for stream in each.streams) == 1)
         state = running.service.report().state
         console = diagnose(state, RecentWindow(), time.time())
         assert [each.what for each in console] == [needs[0]["what"]]

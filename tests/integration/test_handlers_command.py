@@ -44,7 +44,7 @@ async def test_an_end_waits_for_no_handler_that_does_not_end(
     cli: StartCli, env: dict[str, str], db: psycopg.AsyncConnection[Any], tmp_path: Path
 ) -> None:
     (tmp_path / "shop.py").write_text(STUBBORN)
-    child = await cli("run", "--handlers=shop", "--shutdown-grace-ms=2000", env=env, cwd=tmp_path)
+    child = await cli("run", "--handlers=shop", "--shutdown-grace-ms=5000", env=env, cwd=tmp_path)
     await insert_events(db, event_type="thread")
     await insert_events(db, event_type="task")
     await asyncio.gather(child.line("in the thread"), child.line("in the task"))

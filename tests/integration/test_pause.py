@@ -201,6 +201,14 @@ async def test_without_a_listener_the_tick_finds_it(
     assert (await command("pause"))[1].startswith("Paused. No dispatcher runs")
 
 
+async def says_in_flight(db: psycopg.AsyncConnection, batches: int) -> bool:
+    """Whether a dispatcher has answered the newest switch, with so many batches in flight."""
+    found = await db.execute(
+        "SELECT a.in_flight FROM messaging.pause_acknowledgement AS a JOIN messaging.pause AS p USING (generation)"
+    )
+    return await found.fetchall() == [(batches,)]
+
+
 @pytest.mark.promise("pause")
 async def test_it_waits_for_what_is_in_hand(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis_url: str, proxy: StartProxy
@@ -212,6 +220,8 @@ async def test_it_waits_for_what_is_in_hand(
         through.hold("to_client")
         await insert_events(db, 1)
         await running.tap.next(Claimed, lambda claimed: len(running.tap.all(Claimed)) == 2)
+        await command("pause", "--timeout", "0")
+        await until(lambda: says_in_flight(db, 1), "it says that it knows, and what it has in flight")
         code, output = await command("pause", "--timeout", "0.2")
         assert code == 1
         assert "only 0 of 1 dispatcher acknowledged within 0.2 s" in output

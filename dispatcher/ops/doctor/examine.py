@@ -43,7 +43,7 @@ class Examination:
     exempt: tuple[str, ...] = ()  # groups that hold nothing back
     snapshot_warning_s: float = 300.0
     snapshot_bad_s: float = 3600.0
-    listen_timeout_s: float = 2.0
+    listen_timeout_s: float = 10.0
     clock_warning_s: float = 1.0
     dead_rows: int = 50_000  # fewer dead row versions are no problem
     redis_full: float = 0.9  # share of maxmemory
