@@ -23,7 +23,7 @@ from dispatcher.relay.stream.bisect import IsolatedBatch, PoisonBisector
 from dispatcher.relay.stream.gate import SinkGate
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
-from tests.support.running import StartDispatcher
+from tests.support.running import PATIENT, StartDispatcher
 from tests.support.tap import Tap
 from tests.support.waiting import until
 
@@ -77,7 +77,7 @@ async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
     through = await proxy(redis_url)
     through.make_filter = cutting(rb"\$50\d\d\r\n")
     await insert_events(db, payload=LARGE, attempts=1)
-    async with dispatcher(redis_url=through.via(redis_url), **FAST | {"max_attempts": 5}) as running:
+    async with dispatcher(redis_url=through.via(redis_url), **FAST | PATIENT | {"max_attempts": 5}) as running:
         for _ in range(3):
             await running.tap.next(ClosedConnection, timeout=PATIENT_S)
             await insert_events(db)

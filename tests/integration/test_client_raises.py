@@ -128,7 +128,7 @@ async def test_it_runs_again_after_a_stop(kind: str, redis: "aio.Redis", redis_u
         again = consumer.run(running._handle_async) if kind == "asyncio" else None
         running.task = asyncio.create_task(again or asyncio.to_thread(consumer.run, running._handle))
         await publish(redis, "second")
-        async with asyncio.timeout(PATIENCE_S / 10):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await running.next()).aggregate_id == "second"
 
 

@@ -49,8 +49,8 @@ async def test_rows_of_before_go_out_first_and_at_once(
 async def test_a_dispatcher_works_on_through_it(
     step_s: int, clocked: ClockedPostgres, clocked_db: Any, dispatcher: StartDispatcher, redis: "Redis"
 ) -> None:
-    """Two of them, on short leases: neither may take the other for frozen."""
-    settings = {"database_url": clocked.url, "lease_ms": 4000, "tick_ms": 100}
+    """Two of them, on leases shorter than the step: neither may take the other for frozen."""
+    settings = {"database_url": clocked.url, "lease_ms": 30_000, "tick_ms": 100}
     async with dispatcher(**settings) as one, dispatcher(**settings) as other:
         for ahead_s in (step_s, 0, step_s):
             await insert_events(clocked_db, 100)

@@ -331,10 +331,10 @@ async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, 
 
 async def test_a_name_of_which_the_first_address_swallows_everything(database_url, monkeypatch):
     lead_to_both(monkeypatch)
-    target = PostgresTarget(database_url.replace("127.0.0.1", NAME), "test", connect_timeout_s=30.0)
+    target = PostgresTarget(database_url.replace("127.0.0.1", NAME), "test", connect_timeout_s=100.0)
     with (
         swallowing(int(conninfo_to_dict(database_url)["port"] or 0)),
-        anyio.fail_after(25),
+        anyio.fail_after(50),
     ):  # not the whole of the first's
         session = await connect(target, "lane")
     assert await session.fetch("SELECT 1") == [(1,)]

@@ -260,8 +260,10 @@ async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage
         ours.console.observe._published_at = ours.console.observe._began = time.time() - 31
         ours.say(events.BreakerChanged("open", "refused"))
         ours.say(events.Sampled(1577, 31.0, 0.0, None, {}, "ConnectionError", 0))
-        await expect(page.locator("#tile-events-more")).to_have_text(re.compile(r"^nothing sent for 3\d s$"))
-        await expect(page.locator("#tile-latency")).to_have_text(re.compile(r"^> 3\d s$"))
+        await expect(page.locator("#tile-events-more")).to_have_text(
+            re.compile(r"^nothing sent for ([3-9]\d|\d{3,}) s$")
+        )
+        await expect(page.locator("#tile-latency")).to_have_text(re.compile(r"^> ([3-9]\d|\d{3,}) s$"))
         for name, wanted in (("events", "bad"), ("latency", "bad"), ("backlog", "warn"), ("dead", "")):
             await expect(tile(page, name)).to_have_attribute("data-level", wanted)
         ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3))

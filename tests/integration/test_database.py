@@ -125,7 +125,7 @@ async def test_a_statement_that_another_task_runs_is_waited_for_not_mixed(sessio
 
 
 async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
-    session = await connect(PostgresTarget(database_url, "test", query_timeout_s=1.0), "lane")
+    session = await connect(PostgresTarget(database_url, "test", query_timeout_s=3.0), "lane")
     with pytest.raises(psycopg.errors.QueryCanceled):
         await session.fetch("SELECT pg_sleep(30)")
     assert await session.fetch("SELECT 1") == [(1,)]

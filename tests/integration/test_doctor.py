@@ -328,12 +328,12 @@ async def test_rows_that_are_late(look: Examine, shared: psycopg.AsyncConnection
 async def test_rows_that_wait_because_the_clock_went_back(
     look: Examine, shared: psycopg.AsyncConnection, ahead_s: int, level: str
 ) -> None:
-    ahead = datetime.now(UTC) + timedelta(seconds=ahead_s)
     later = datetime.now(UTC) + timedelta(days=1)
     await insert_events(shared, next_run_at=later)  # scheduled
     await insert_events(shared, status="retry", attempts=1, next_run_at=later, picked_at=datetime.now(UTC))
     await insert_events(shared, next_run_at="infinity", occurred_at=later)
     assert (await look())["backlog"].level == "ok"
+    ahead = datetime.now(UTC) + timedelta(seconds=ahead_s)
     await insert_events(shared, 2, next_run_at=ahead, occurred_at=ahead)  # its producer wrote now() into both
     await insert_events(shared, status="retry", attempts=1, next_run_at=ahead, picked_at=ahead)
     found = (await look())["backlog"]

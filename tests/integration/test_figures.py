@@ -16,7 +16,7 @@ from dispatcher.upkeep.gauges import GaugesTiming
 from tests.support.command import RunCommand
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events
-from tests.support.running import StartDispatcher
+from tests.support.running import PATIENT, StartDispatcher
 from tests.support.tap import Tap
 from tests.support.waiting import until
 
@@ -28,7 +28,7 @@ async def test_an_outage_of_redis_ends_while_paused(
     dispatcher: StartDispatcher, command: RunCommand, db: Db, redis_url: str, proxy: StartProxy
 ) -> None:
     through = await proxy(redis_url)
-    async with dispatcher(redis_url=through.via(redis_url)) as running:
+    async with dispatcher(redis_url=through.via(redis_url), **PATIENT) as running:
         await insert_events(db, 1)
         await running.tap.add_up(Settled, sent=1)
         through.refuse()

@@ -138,7 +138,7 @@ async def test_what_ends_its_process_is_charged_and_buried_and_nobody_else_is(
 async def test_what_blocks_the_loop_longer_than_the_lease_is_charged_and_buried(
     cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path
 ) -> None:
-    env |= {"DISPATCH_LEASE_MS": "6000", "DISPATCH_PUBLISH_TIMEOUT_MS": "1000", "DISPATCH_MAX_ATTEMPTS": "2"}
+    env |= {"DISPATCH_LEASE_MS": "12000", "DISPATCH_PUBLISH_TIMEOUT_MS": "1000", "DISPATCH_MAX_ATTEMPTS": "2"}
     children: list[Child] = []
     for _ in range(3):
         child = await cli("run", env=env, cwd=tmp_path)

@@ -154,7 +154,7 @@ async def test_a_name_that_is_not_answered_keeps_no_other_waiting(
     env = os.environ | {
         "DATABASE_URL": database_url.replace("127.0.0.1", "localhost"),
         "REDIS_URL": "redis://nobody.example:6379",
-        "DISPATCH_CONNECT_TIMEOUT_MS": "200",
+        "DISPATCH_CONNECT_TIMEOUT_MS": "1500",
         "DISPATCHER_ENABLED": "true",
         "DISPATCH_HTTP_HOST": "127.0.0.1",
         "DISPATCH_HTTP_PORT": "0",

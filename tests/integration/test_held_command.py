@@ -44,7 +44,7 @@ async def test_what_it_shows(held, db):
     dead, *_ = await add(db, "a\x1b[31m", 3)
     tried, *_ = await add(db, "b", 2)
     await bury(db, [dead], "ERR dead")
-    await fail(db, tried, delay_s=7190.0, error="ERR tried")
+    await fail(db, tried, delay_s=7225.0, error="ERR tried")
     code, out, err = await held("list", "--limit", "2")
     total, head, first, second, *words = (re.split(r"  +", line.strip()) for line in out.splitlines())
     assert (code, err, total) == (0, f"There may be more: --after {tried}\n", ["held aggregates: 2"])

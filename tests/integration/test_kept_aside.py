@@ -58,7 +58,7 @@ async def test_rows_that_are_refused_hold_up_no_others(
 ) -> None:
     """Nor are they taken over, by ourselves or by a peer, while their owner lives."""
     called, handlers = where
-    options = {"tick_ms": 50, "batch_size": 100, "lease_ms": 1000} | handlers
+    options = {"tick_ms": 50, "batch_size": 100, "lease_ms": 3000} | handlers
     async with dispatcher(**options) as running:
         await refuse(db, SOME)
         await insert_events(db, 300)
@@ -74,9 +74,9 @@ async def test_rows_that_are_refused_hold_up_no_others(
 
             async def renewed() -> bool:
                 rows = [row for row in await read_table(db) if row["id"] in picked]
-                return all((row["picked_at"] - picked[row["id"]]).total_seconds() > 3 for row in rows)
+                return all((row["picked_at"] - picked[row["id"]]).total_seconds() > 6 for row in rows)
 
-            await until(renewed, "the leases are renewed for three times their length")
+            await until(renewed, "the leases are renewed for twice their length")
             await allow(db)
             await becomes(lambda: statuses(db), {"sent": 800})
             assert (await running.tap.next(StatementRefused)).error is None
@@ -97,7 +97,7 @@ async def test_a_locked_row_holds_up_no_others(
         await go_on.wait()
 
     handlers = handlers_module({"order.created": handle})
-    async with dispatcher(tick_ms=50, query_timeout_ms=300, max_parallel=20, handlers=handlers) as running:
+    async with dispatcher(tick_ms=50, query_timeout_ms=1000, max_parallel=20, handlers=handlers) as running:
         await insert_events(db, 20)
         await until(lambda: len(called) == 20, "all are handled")
         async with await psycopg.AsyncConnection.connect(database_url) as other:

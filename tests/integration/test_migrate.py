@@ -201,7 +201,7 @@ async def test_writers_go_on_while_a_database_of_the_six_files_is_migrated(empty
         await open_connection(empty_database_url) as writer,
     ):
         await make_old_database(connection, files=6, recorded=True)
-        await writer.execute("SET lock_timeout = '2s'")
+        await writer.execute("SET lock_timeout = '20s'")
         migrated = anyio.Event()
 
         async def migrate_meanwhile() -> None:
@@ -410,7 +410,7 @@ async def test_a_wrong_target_is_explained_without_its_password(
 ) -> None:
     conninfo = psycopg.conninfo.make_conninfo(database_url, password=SECRET, **change)
     with pytest.raises(error, match=words) as caught:
-        await migrate(conninfo, connect_timeout_s=5)
+        await migrate(conninfo, connect_timeout_s=60)
     assert SECRET not in str(caught.value)
 
 
@@ -423,13 +423,13 @@ async def test_the_timeouts_of_a_role_do_not_end_the_wait_for_its_turn(
     async with await psycopg.AsyncConnection.connect(empty_database_url, autocommit=True) as other:
         known = "SELECT name FROM pg_settings WHERE name = ANY(%s)"  # transaction_timeout: since 17
         for (limit,) in await (await other.execute(known, (list(limits),))).fetchall():
-            await other.execute(f"ALTER DATABASE {name} SET {limit} = '100ms'")
+            await other.execute(f"ALTER DATABASE {name} SET {limit} = '2s'")
         await other.execute(f"SELECT pg_advisory_lock({locks.MIGRATION})")
 
         async def waits_long() -> bool:
             cursor = await other.execute(
                 "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' "
-                "AND clock_timestamp() - query_start > interval '500 ms'"
+                "AND clock_timestamp() - query_start > interval '3 s'"
             )
             return cursor.rowcount == 1
 

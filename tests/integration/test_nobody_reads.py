@@ -90,7 +90,7 @@ async def unread(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
 
 
 async def answer(url: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session, session.get(url) as response:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session, session.get(url) as response:
         return response.status, await response.text()
 
 

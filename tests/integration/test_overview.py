@@ -286,8 +286,8 @@ async def test_a_real_dispatcher_notes_how_much_it_sent(dispatcher: StartDispatc
         sample = await running.tap.next(Sampled, where=lambda sample: any(each.events == 5 for each in sample.sent))
     [noted] = sample.sent
     assert noted.quiet_s is not None
-    assert 0 <= noted.quiet_s < 60
-    assert 0 <= noted.heard_s < 15
+    assert noted.quiet_s >= 0
+    assert noted.heard_s >= 0
 
 
 @pytest.mark.promise("console")

@@ -37,10 +37,9 @@ from tests.support.handlers import MakeModule
 from tests.support.layouts import standing
 from tests.support.proxy import StartProxy
 from tests.support.rows import insert_events, read_stream, statuses
-from tests.support.running import Running, StartDispatcher
+from tests.support.running import PATIENT, Running, StartDispatcher
 from tests.support.waiting import becomes, until
 
-PATIENT = {"publish_timeout_ms": 300_000, "lease_ms": 600_000}
 OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
 
 

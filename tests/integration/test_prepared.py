@@ -1,6 +1,7 @@
 """Statements on libpq itself: what a value becomes, what is refused, what is left when one fails."""
 
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 import anyio
@@ -11,6 +12,7 @@ from dispatcher.core.errors import SessionLost
 from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.both_versions
 AT = datetime(2026, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
@@ -21,6 +23,12 @@ async def session(database_url):
     opened = await connect(PostgresTarget(database_url, "test"), "test")
     yield opened
     await opened.close()
+
+
+async def works(db, session):
+    """Whether the server is at a statement of it."""
+    asked = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND wait_event IN ('PgSleep', 'advisory')"
+    return (await db.execute(asked, (session.backend_pid,))).rowcount == 1
 
 
 @pytest.mark.parametrize(
@@ -80,15 +88,28 @@ async def test_what_fails_leaves_the_session_as_it_was(session):
 
 async def test_a_statement_ends_though_its_caller_is_cancelled(session, db):
     await db.execute("CREATE TABLE written (at int)")
-    with anyio.move_on_after(0.05):
-        await session.fetch("WITH w AS (INSERT INTO written VALUES (1)) SELECT pg_sleep(0.2)")
+    await db.execute("SELECT pg_advisory_lock(1)")
+
+    async def write() -> None:
+        await session.fetch("WITH w AS (INSERT INTO written VALUES (1)) SELECT pg_advisory_xact_lock(1)")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        await until(partial(works, db, session), "the statement works")
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await db.execute("SELECT pg_advisory_unlock(1)")
     assert await (await db.execute("SELECT at FROM written")).fetchall() == [(1,)]
     assert await session.fetch("SELECT 1") == [(1,)]
 
 
 async def test_the_end_of_the_server_process_is_told_in_its_words(session, db):
+    async def terminate() -> None:
+        await until(partial(works, db, session), "the statement works")
+        await db.execute("SELECT pg_terminate_backend(%s)", (session.backend_pid,))
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(db.execute, f"SELECT pg_sleep(0.2), pg_terminate_backend({session.backend_pid})")
+        tasks.start_soon(terminate)
         with pytest.raises(SessionLost, match="AdminShutdown"):
-            await session.fetch("SELECT pg_sleep(20)")
+            await session.fetch("SELECT pg_sleep(25)")
     assert session.closed

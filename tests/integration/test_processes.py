@@ -225,7 +225,7 @@ async def test_a_worker_that_says_nothing_is_replaced(database_url: str, redis_u
         return await pool.start_worker(*arguments)
 
     # More than a busy machine keeps a worker that works from its report.
-    timing = supervisor.SupervisorTiming(stuck=8.0)
+    timing = supervisor.SupervisorTiming(stuck=15.0)
     ours = supervisor.Supervisor(settings, flags, tap, timing=timing, start=start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())

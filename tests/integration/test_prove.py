@@ -47,7 +47,8 @@ async def test_beside_a_dispatcher_it_proves_and_leaves_nothing(
     assert rows == 5
 
 
-async def test_it_ends_its_own_connections(heard: HearCommand) -> None:
+async def test_it_ends_its_own_connections(heard: HearCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.prove.traffic.DISTURB_EVERY_S", 1.5)  # one that is not back yet has another turn
     code, report = await proof(heard, "--disturb", "--seconds", "16", "--json")
     assert (code, report["reasons"]) == (0, [])
     assert {"session control", "session lane-0", "connection to Redis"} <= set(report["disturbed"])

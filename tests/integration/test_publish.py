@@ -18,6 +18,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.publish import replies_of, send
 from tests.support.rows import STREAM, insert_events, read_stream, read_table
+from tests.support.waiting import becomes
 
 FORMAT = EntryFormat(STREAM, 1_000_000, 2 * 1024 * 1024)
 THEN = datetime(2025, 2, 3, 4, 5, 6)
@@ -181,7 +182,7 @@ async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redi
         NoReply("no reply within 0.2 s"),
         Unpublishable("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
     ]
-    assert await redis.xlen(STREAM) == 1
+    await becomes(lambda: redis.xlen(STREAM), 1, "the number of entries")
     assert await publish(redis_connection, row(3)) == [NotApplied("redis is not connected")]
 
 

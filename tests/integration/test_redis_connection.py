@@ -13,7 +13,7 @@ from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.addresses import NAME, lead_to_both, swallowing
 from tests.support.rows import STREAM
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 MakeBroker = Callable[..., RedisConnection]
 
@@ -125,7 +125,7 @@ async def test_replies_that_do_not_come_in_time_are_lost_though_the_entries_are_
     assert await second == [NoReply("no reply within 0.3 s")]  # its answer could only come after the first
     assert not redis_connection.up
     assert await losses.first() == "no reply within 0.3 s"
-    assert await redis.xlen(STREAM) == 3
+    await becomes(lambda: redis.xlen(STREAM), 3, "the number of entries")
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -226,13 +226,13 @@ async def test_a_name_of_which_the_first_address_swallows_everything(redis_url, 
     """For the connection that publishes, and for the client that looks up figures."""
     lead_to_both(monkeypatch)
     url = redis_url.replace("127.0.0.1", NAME)
-    with swallowing(RedisTarget.parse(url).port), anyio.fail_after(25):  # not the whole of the first's
+    with swallowing(RedisTarget.parse(url).port), anyio.fail_after(50):  # not the whole of the first's
         connection = RedisConnection(
-            RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
+            RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=100.0, on_lost=lambda why: None
         )
         await connection.connect()
         assert connection.up
         connection.close()
-        client = open_client(url, 30.0)
+        client = open_client(url, 100.0)
         assert await client.ping()
         await client.aclose()

@@ -398,7 +398,7 @@ async def test_while_postgres_cannot_be_asked_nothing_is_published(
     dispatcher: StartDispatcher, own_valkey: StartValkey, db
 ):
     valkey = own_valkey()
-    async with dispatcher(redis_url=valkey.url, query_timeout_ms=500) as running, client(valkey) as redis:
+    async with dispatcher(redis_url=valkey.url, query_timeout_ms=2000) as running, client(valkey) as redis:
         await insert_events(db, 5)
         await wait_sent(running.tap, 5)
         async with db.transaction():

@@ -268,7 +268,7 @@ async def test_the_reply_of_redis_is_lost_and_nothing_is_doubled(
     dispatcher: StartDispatcher, db: Db, redis: Redis, proxy: StartProxy, redis_url: str
 ) -> None:
     through = await proxy(redis_url)
-    async with dispatcher(redis_url=through.via(redis_url), publish_timeout_ms=200) as running:
+    async with dispatcher(redis_url=through.via(redis_url), publish_timeout_ms=1000) as running:
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
         through.drop_replies()
         await insert_events(db, 7)

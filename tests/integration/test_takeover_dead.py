@@ -181,13 +181,14 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
     await redis.xadd(STREAM, {"event_id": event})
     await die(control, db)
     through = await proxy(redis_url)
-    takeover = await succeed(through.via(redis_url), 0.5)
+    takeover = await succeed(through.via(redis_url))
     real = session.fetch
 
     async def cut_after_adopting(sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         rows = await real(sql, params)
         if "SET picked_at" in sql:
-            through.drop_replies()
+            through.refuse()
+            through.cut()
         return rows
 
     monkeypatch.setattr(session, "fetch", cut_after_adopting)

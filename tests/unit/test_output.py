@@ -129,7 +129,7 @@ PROGRAM = """
 
 def test_all_that_a_process_says_arrives_also_at_its_end() -> None:
     program = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
-    done = subprocess.run(program, capture_output=True, check=True, text=True, timeout=60)
+    done = subprocess.run(program, capture_output=True, check=True, text=True, timeout=250)
     # What the process says itself goes through a thread, so lines of others may come before it.
     others = ("from a child", "from a program")
     assert [line for line in done.stdout.splitlines() if line not in others] == ["printed", "bytes", "the end"]
@@ -151,4 +151,4 @@ CRASHES = """
 def test_a_crash_ends_the_process_though_nobody_reads(pipe: tuple[int, int]) -> None:
     _, theirs = pipe
     program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(CRASHES)]
-    assert subprocess.run(program, stderr=theirs, check=False, timeout=60).returncode == -signal.SIGSEGV
+    assert subprocess.run(program, stderr=theirs, check=False, timeout=250).returncode == -signal.SIGSEGV

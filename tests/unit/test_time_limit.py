@@ -44,7 +44,7 @@ def test_each_waits_at_most_as_long_as_it_may(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", *options, *limits, tmp_path / "test_it.py"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert "3 failed, 1 passed" in ran.stdout
