@@ -44,13 +44,13 @@ async def test_what_it_shows(held, db):
     dead, *_ = await add(db, "a\x1b[31m", 3)
     tried, *_ = await add(db, "b", 2)
     await bury(db, [dead], "ERR dead")
-    await fail(db, tried, delay_s=7225.0, error="ERR tried")
+    await fail(db, tried, delay_s=7165.0, error="ERR tried")
     code, out, err = await held("list", "--limit", "2")
     total, head, first, second, *words = (re.split(r"  +", line.strip()) for line in out.splitlines())
     assert (code, err, total) == (0, f"There may be more: --after {tried}\n", ["held aggregates: 2"])
     assert head == ["id", "aggregate type", "aggregate", "waiting", "held", "state", "next try", "attempts", "error"]
     assert [*first[:4], *first[5:]] == [str(dead), "conversation", "a\\x1b[31m", "2", "dead", "-", "1", "ERR dead"]
-    assert [*second[:4], *second[5:]] == [str(tried), "conversation", "b", "1", "retry", "in 120 min", "1", "ERR tried"]
+    assert [*second[:4], *second[5:]] == [str(tried), "conversation", "b", "1", "retry", "in 119 min", "1", "ERR tried"]
     assert [line[0].partition(":")[0] for line in words] == ["retry", "dead"]
     page = json.loads((await held("list", "--json", "--after", str(dead)))[1])
     assert [each["id"] for each in page.pop("aggregates")] == [tried]
