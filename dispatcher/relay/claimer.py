@@ -1,10 +1,11 @@
 """The claimer: claims batches for one relay, one batch at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from time import monotonic
 from typing import TypedDict
 
+import anyio
 import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost
@@ -23,6 +24,7 @@ from dispatcher.relay.undone import claim_undone
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
+BACK_WITHIN_S = 3.0  # so long a stop waits for a session, to release claims whose answer was lost
 ALL_TYPES = EventTypeFilter((), only_these=False)
 
 
@@ -235,6 +237,22 @@ class Claimer:
                 await self._uncertain.release(session)
             except (SessionLost, psycopg.Error) as error:
                 await self._failures.tell_and_wait(error, began)
+
+    async def release_at_stop(self, sessions: Sequence[ReconnectingSession]) -> None:
+        """Release them after the last claim, on any of these sessions: else an order's slots would stay in hand, and
+        a row that stays claimed makes a clean stop look like a death.
+
+        The first session is waited for, for a moment: without one Postgres is away, and a takeover releases the claims.
+        """
+        while self._uncertain:
+            postgres = next((each for each in sessions if each.session is not None), None)
+            if postgres is not None:
+                await self.release_uncertain(postgres)
+                continue
+            with anyio.move_on_after(BACK_WITHIN_S):
+                await sessions[0].get_any()
+            if all(each.session is None for each in sessions):
+                return
 
 
 class UncertainClaims:

@@ -148,7 +148,9 @@ class HandlerRelay:
             tasks.start_soon(self._leases.run, name="leases of handlers")
             async with anyio.create_task_group() as handlers:
                 await self._claim_all(handlers)
-                released = await self._finish_within(self._policy.patience_s)
+                async with anyio.create_task_group() as finishing:
+                    finishing.start_soon(self._claimer.release_at_stop, [self._postgres, self._chores])
+                    released = await self._finish_within(self._policy.patience_s)
                 handlers.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
             self._aside.stop()

@@ -178,6 +178,7 @@ class StreamRelay:
                 self._sinks.start(tasks)
                 for number, postgres in enumerate(self._lanes):
                     tasks.start_soon(self._lane, postgres, name=f"lane {number}")
+            await self._claimer.release_at_stop([*self._lanes, self._chores])
             aside.stop()
 
     async def _lane(self, postgres: ReconnectingSession) -> None:
