@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 from dispatcher.core.errors import Unreachable
 from dispatcher.embedded.ports import HOST
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 30.0
 
 
 def ask(port: int, *words: str, password: str | None = None) -> Any:

@@ -23,7 +23,7 @@ from tests.faults.test_redis_loss import put_back
 from tests.support.cluster import ChangingCluster
 from tests.support.faults.process import Process
 from tests.support.faults.world import Fault, World, in_thread
-from tests.support.redis import StartCluster
+from tests.support.redis import FAILS_OVER, StartCluster
 from tests.support.rows import STREAM
 from tests.support.waiting import becomes, pass_time, until
 
@@ -67,7 +67,7 @@ def cluster_world(
 
     @asynccontextmanager
     async def start(**env: str) -> AsyncIterator[tuple[World, ChangingCluster]]:
-        cluster = await in_thread(own_cluster)
+        cluster = await in_thread(lambda: own_cluster(options=FAILS_OVER))
         async with World(fault_database_url, cluster.owner(SLOT), test, env) as w:
             yield w, cluster
 
@@ -133,7 +133,7 @@ def shard_world(request: pytest.FixtureRequest, fault_database_url: str, own_clu
 
     @asynccontextmanager
     async def start(**env: str) -> AsyncIterator[ShardWorld]:
-        cluster = await in_thread(own_cluster)
+        cluster = await in_thread(lambda: own_cluster(options=FAILS_OVER))
         async with ShardWorld(fault_database_url, cluster.nodes[0], test, LIMITS | env) as w:
             w.cluster = cluster
             yield w

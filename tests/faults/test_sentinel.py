@@ -6,6 +6,7 @@ from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
 from tests.support.faults.world import World, in_thread
 from tests.support.redis import StartSentinels
+from tests.support.sentinels import FAILS_OVER_MS
 from tests.support.waiting import until
 
 
@@ -14,7 +15,7 @@ from tests.support.waiting import until
 async def test_failover_by_sentinels(
     how: str, fault_database_url: str, own_sentinels: StartSentinels, request: pytest.FixtureRequest
 ) -> None:
-    watched = await in_thread(own_sentinels)
+    watched = await in_thread(lambda: own_sentinels(down_after_ms=FAILS_OVER_MS))
     test = request.node.nodeid.partition("[")[0]
     async with World(fault_database_url, watched.primary, test, {"REDIS_URL": watched.url}) as w:
         one = await w.dispatcher(REDIS_URL=watched.url)

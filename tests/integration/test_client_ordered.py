@@ -285,7 +285,7 @@ async def test_a_handler_that_never_ends_loses_its_shard(kind: str, redis: "aio.
                 assert await slow.rest() == []
                 ends.set()
                 await until(lambda: shared_by_two(redis, keys, slow, other), "they share again", PATIENCE_S)
-        assert sorted(event.deliveries for event in came)[-1] == 2
+        assert sorted(event.deliveries for event in came)[-1] >= 2
     finally:
         ends.set()
 

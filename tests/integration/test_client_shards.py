@@ -34,7 +34,7 @@ from tests.support.consumers import (
     read_to_the_end,
 )
 from tests.support.readme import blocks, code, page
-from tests.support.redis import StartCluster
+from tests.support.redis import FAILS_OVER, StartCluster
 from tests.support.waiting import pass_time, until
 
 
@@ -233,7 +233,8 @@ async def test_a_node_that_is_away_delays_its_shards_only(kind: str, how: str, o
         assert others
         url = next(node.url for node in cluster.nodes if node is not away)
         settings = group(shards=SHARDS, claim_idle=timedelta(minutes=1))
-        async with consuming(kind, url, settings, pool="cluster", socket_timeout=2) as running:
+        patience_s = 20 if how == "killed" else 5  # a frozen one is waited for so long
+        async with consuming(kind, url, settings, pool="cluster", socket_timeout=patience_s) as running:
             for key in KEYS:
                 await publish(client, "before", key=key)
             assert {(await running.next()).stream for _ in KEYS} == set(KEYS)
@@ -260,10 +261,10 @@ async def test_a_node_that_is_away_delays_its_shards_only(kind: str, how: str, o
 
 @both_kinds
 async def test_after_a_failover_and_a_move_of_slots_all_goes_on(kind: str, own_cluster: StartCluster) -> None:
-    cluster = await asyncio.to_thread(own_cluster)
+    cluster = await asyncio.to_thread(own_cluster, options=FAILS_OVER)
     async with aio.RedisCluster.from_url(plain(cluster), decode_responses=True) as client:
         url = cluster.nodes[1].url
-        async with consuming(kind, url, group(shards=SHARDS), pool="cluster", socket_timeout=2) as running:
+        async with consuming(kind, url, group(shards=SHARDS), pool="cluster", socket_timeout=20) as running:
             for key in KEYS:
                 await publish(client, "before", key=key)
             assert {(await running.next()).stream for _ in KEYS} == set(KEYS)

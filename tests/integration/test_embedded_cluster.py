@@ -8,7 +8,8 @@ from redis.crc import key_slot
 from dispatcher.core.errors import Unreachable
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
-from tests.support.redis import StartCluster, StartSentinels
+from tests.support.redis import FAILS_OVER, StartCluster, StartSentinels
+from tests.support.sentinels import FAILS_OVER_MS
 
 SLOT = key_slot(b"{1}")
 
@@ -30,19 +31,19 @@ def test_a_slot_moves_with_its_keys_to_a_node_that_joined(own_cluster: StartClus
 
 
 def test_a_replica_takes_over(own_cluster: StartCluster) -> None:
-    cluster = own_cluster(options={"requirepass": "secret", "masterauth": "secret"})
+    cluster = own_cluster(options=FAILS_OVER | {"requirepass": "secret", "masterauth": "secret"})
     old = cluster.owner(SLOT)
     old.crash()
-    wait_until(lambda: cluster.owner(SLOT) is not old, "another node serves the slot")
+    wait_until(lambda: cluster.owner(SLOT) is not old, "another node serves the slot", within_s=90)
     old.start()
     wait_until(lambda: not old.is_primary(), "it comes back as a replica")
 
 
 def test_sentinels_agree_on_another_primary(own_sentinels: StartSentinels) -> None:
-    watched = own_sentinels(password="secret", sentinel_password="other")
+    watched = own_sentinels(password="secret", sentinel_password="other", down_after_ms=FAILS_OVER_MS)
     assert watched.primary_port() == watched.primary.port
     watched.primary.crash()
-    wait_until(lambda: watched.primary_port() == watched.replica.port, "the replica is the primary")
+    wait_until(lambda: watched.primary_port() == watched.replica.port, "the replica is the primary", within_s=90)
     with redis_sync.Redis(port=watched.replica.port, password="secret") as client:
         assert client.ping()
 

@@ -58,7 +58,7 @@ def batch(claimed: list[ClaimedRow], floor: str = "0-0") -> Batch:
     return Batch("c", claimed, floor, 0.0)
 
 
-async def publish(gate: SinkGate, claimed: list[ClaimedRow], deadline_s: float = 5.0) -> BatchOutcomes:
+async def publish(gate: SinkGate, claimed: list[ClaimedRow], deadline_s: float = 30.0) -> BatchOutcomes:
     """Publish them and let the gate learn from the verdict."""
     replies = await replies_of(send(gate.connection, ENTRY, batch(claimed), deadline_s))
     outcomes = decide_batch(claimed, replies, POLICY, Random(1))
@@ -93,7 +93,7 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
         "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
         "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
     }[trouble]
-    await gate.connection.send([begin], 5.0)
+    await gate.connection.send([begin], 30.0)
     for _ in range(3):  # batches of one outage
         outcomes = await publish(gate, rows(4))
         assert outcomes.released == [0, 1, 2, 3]
@@ -127,14 +127,14 @@ async def test_a_server_that_says_it_is_the_wrong_one_is_left(make_gate, own_val
     front = await proxy(old.url)
     gate = make_gate(front.via(old.url))
     assert await gate.wait_open()
-    await gate.connection.send([("REPLICAOF", "127.0.0.1", "1")], 5.0)
+    await gate.connection.send([("REPLICAOF", "127.0.0.1", "1")], 30.0)
     if says != "READONLY":
         front.make_filter = lambda: lambda direction, data: data.replace(b"-READONLY", f"-{says}".encode())
         gate.connection.close()  # a filter is for new connections
         await opened(gate)
     front.upstream = ("127.0.0.1", new.port)
     front.make_filter = None
-    replies = await replies_of(send(gate.connection, ENTRY, batch(rows(4)), 5.0))
+    replies = await replies_of(send(gate.connection, ENTRY, batch(rows(4)), 30.0))
     assert [str(getattr(reply, "text", reply)).partition(" ")[0] for reply in replies] == [says] * 4
     gate.note_outcomes(decide_batch(rows(4), replies, POLICY, Random(1)))
     assert not gate.connection.up
@@ -159,7 +159,7 @@ async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
     server = own_valkey()
     gate = make_gate(server.url)
     assert await gate.wait_open()
-    await gate.connection.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
+    await gate.connection.send([("CLIENT", "PAUSE", "60000", "WRITE")], 30.0)
     pending = send(gate.connection, ENTRY, batch(claimed := rows(2)), 30.0)
     server.crash()
     gate.note_outcomes(outcomes := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))

@@ -47,7 +47,7 @@ def batch(*rows: ClaimedRow) -> Batch:
 
 
 async def publish(
-    redis_connection: RedisConnection, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0
+    redis_connection: RedisConnection, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 30.0
 ):
     return await replies_of(send(redis_connection, entry, batch(*rows), deadline_s))
 
@@ -58,7 +58,7 @@ async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_ur
     session = await connect(PostgresTarget(database_url, "test"), "lane")
     claimed = await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=10)
     await session.close()
-    replies = await replies_of(send(redis_connection, FORMAT, claimed, 5.0))
+    replies = await replies_of(send(redis_connection, FORMAT, claimed, 30.0))
     rows, entries = await read_table(db), await read_stream(redis)
     for stored, entry, reply in zip(rows, entries, replies, strict=True):
         assert isinstance(reply, bytes)
@@ -153,7 +153,7 @@ async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_n
     for start in range(0, 1000, 100):
         rows = [row(number, "x" * 20_000) for number in range(start, start + 100)]
         one = batch(*rows)._replace(aggregate_keys={each.id: 7 for each in rows})
-        replies = await replies_of(send(redis_connection, FORMAT, one, 5.0))
+        replies = await replies_of(send(redis_connection, FORMAT, one, 30.0))
         kinds = {type(reply) for reply in replies}
         assert len(kinds) == 1, "some of the batch are in the stream, and some are not"
         taken.append(kinds == {bytes})
@@ -166,7 +166,7 @@ async def test_rows_that_are_alone_of_their_aggregate_go_before_the_others(redis
     """Each is answered in its place, and only the others are within MULTI."""
     rows = [row(1), row(2), row(3), row(4)]
     mixed = batch(*rows)._replace(aggregate_keys={1: 5, 2: 6, 3: 5, 4: 7}, after_dead={2: "the dead one"})
-    replies = await replies_of(send(redis_connection, FORMAT, mixed, 5.0))
+    replies = await replies_of(send(redis_connection, FORMAT, mixed, 30.0))
     entries = await read_stream(redis)
     assert [entry["event_id"] for entry in entries] == [rows[at].event_id for at in (1, 3, 0, 2)]
     assert [replies[at] for at in (1, 3, 0, 2)] == [entry["stream_id"].encode() for entry in entries]
@@ -188,7 +188,7 @@ async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redi
 
 async def test_batches_sent_in_turn_reach_the_stream_in_that_order(redis_connection, redis):
     pending = [
-        send(redis_connection, FORMAT, batch(*(row(turn * 100 + n) for n in range(50))), 5.0)
+        send(redis_connection, FORMAT, batch(*(row(turn * 100 + n) for n in range(50))), 30.0)
         for turn in range(10)
     ]  # fmt: skip
     for each in reversed(pending):
@@ -198,7 +198,7 @@ async def test_batches_sent_in_turn_reach_the_stream_in_that_order(redis_connect
 
 
 async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(redis_connection):
-    pending = send(redis_connection, FORMAT, batch(row(1)), 5.0)
+    pending = send(redis_connection, FORMAT, batch(row(1)), 30.0)
     with anyio.CancelScope() as scope:
         scope.cancel()
         await replies_of(pending)
@@ -209,7 +209,7 @@ async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(redis_connection
 
 async def test_an_answer_that_xadd_never_gives_is_a_refusal(redis_connection, redis_url):
     odd = [("PING",), ("LPUSH", "list", "x"), ("LRANGE", "list", "0", "1")]
-    pending = send(redis_connection, FORMAT, batch(), 5.0)
-    replies = await replies_of(pending._replace(replies=redis_connection.send(odd, 5.0)))
+    pending = send(redis_connection, FORMAT, batch(), 30.0)
+    replies = await replies_of(pending._replace(replies=redis_connection.send(odd, 30.0)))
     what = ("PONG", "of type int", "of type list")
     assert replies == [Refused(f"UNEXPECTED reply {each} to XADD") for each in what]

@@ -81,7 +81,7 @@ async def test_each_command_has_its_own_reply_in_its_place(make_broker, redis_ur
     redis_connection = make_broker(redis_url)
     await redis_connection.connect()
     replies = await redis_connection.send(
-        [xadd(1), xadd(2, "text"), xadd(3), ("XADD", STREAM), ("GET", "none"), xadd(4)], 5.0
+        [xadd(1), xadd(2, "text"), xadd(3), ("XADD", STREAM), ("GET", "none"), xadd(4)], 30.0
     )
     assert [type(reply) for reply in replies] == [bytes, Refused, bytes, Refused, type(None), bytes]
     assert replies[1].text.startswith("WRONGTYPE")
@@ -96,7 +96,7 @@ async def test_each_command_has_its_own_reply_in_its_place(make_broker, redis_ur
 async def test_bursts_sent_before_the_first_is_answered_are_answered_in_order(make_broker, redis_url, redis):
     redis_connection = make_broker(redis_url)
     await redis_connection.connect()
-    bursts = [redis_connection.send([xadd(burst * 10 + n) for n in range(burst)], 5.0) for burst in range(20)]
+    bursts = [redis_connection.send([xadd(burst * 10 + n) for n in range(burst)], 30.0) for burst in range(20)]
     ids = [reply for burst in bursts for reply in await burst]
     assert [len(await burst) for burst in bursts] == list(range(20))
     entries: Any = await redis.xrange(STREAM)
@@ -106,10 +106,10 @@ async def test_bursts_sent_before_the_first_is_answered_are_answered_in_order(ma
 
 async def test_nothing_is_sent_before_it_is_connected_or_after(make_broker, redis_url, redis):
     redis_connection = make_broker(redis_url)
-    assert await redis_connection.send([xadd(1)] * 2, 5.0) == [NotApplied("redis is not connected")] * 2
+    assert await redis_connection.send([xadd(1)] * 2, 30.0) == [NotApplied("redis is not connected")] * 2
     await redis_connection.connect()
     redis_connection.close()
-    assert await redis_connection.send([xadd(1)], 5.0) == [NotApplied("redis is not connected")]
+    assert await redis_connection.send([xadd(1)], 30.0) == [NotApplied("redis is not connected")]
     assert await redis.xlen(STREAM) == 0
 
 
@@ -133,7 +133,7 @@ async def test_a_cut_loses_what_was_not_answered_and_keeps_what_was(make_broker,
     through = await proxy(redis_url)
     redis_connection = make_broker(through.via(redis_url))
     await redis_connection.connect()
-    answered = redis_connection.send([xadd(1)], 5.0)
+    answered = redis_connection.send([xadd(1)], 30.0)
     await answered
     through.stall()
     waiting = redis_connection.send([xadd(2), xadd(3)], 30.0)
@@ -142,14 +142,14 @@ async def test_a_cut_loses_what_was_not_answered_and_keeps_what_was(make_broker,
     assert [type(reply) for reply in await answered] == [bytes]
     await losses.first()
     assert len(losses.reasons) == 1
-    assert await redis_connection.send([xadd(4)], 5.0) == [NotApplied("redis is not connected")]
+    assert await redis_connection.send([xadd(4)], 30.0) == [NotApplied("redis is not connected")]
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(make_broker, redis_url, redis, losses):
     """Kept, it would be taken for the answer of the next command, and every row would be settled as its neighbour."""
     redis_connection = make_broker(redis_url)
     await redis_connection.connect()
-    await redis_connection.send([("SUBSCRIBE", "channel")], 5.0)
+    await redis_connection.send([("SUBSCRIBE", "channel")], 30.0)
     await redis.publish("channel", "hello")
     assert "something we did not ask for" in await losses.first()
     assert not redis_connection.up
@@ -206,7 +206,7 @@ async def test_it_learns_where_the_stream_ends(make_broker, redis_url, redis):
 async def test_another_database_of_the_server(make_broker, redis_url, redis):
     redis_connection = make_broker(redis_url.rsplit("/", 1)[0] + "/3")
     await redis_connection.connect()
-    await redis_connection.send([xadd(1)], 5.0)
+    await redis_connection.send([xadd(1)], 30.0)
     assert await redis.xlen(STREAM) == 0
     async with Redis.from_url(redis_url.rsplit("/", 1)[0] + "/3") as other:
         assert await other.xlen(STREAM) == 1
@@ -217,7 +217,7 @@ async def test_a_unix_socket(make_broker, own_valkey, server_folder):
     server = own_valkey(options={"unixsocket": str(path)})
     redis_connection = make_broker(f"unix://{path}?db=2")
     await redis_connection.connect()
-    await redis_connection.send([xadd(1)], 5.0)
+    await redis_connection.send([xadd(1)], 30.0)
     async with Redis.from_url(server.url.rsplit("/", 1)[0] + "/2") as other:
         assert await other.xlen(STREAM) == 1
 

@@ -17,14 +17,14 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.redis import StartSentinels
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
-from tests.support.sentinels import EmbeddedSentinels
+from tests.support.sentinels import FAILS_OVER_MS, EmbeddedSentinels
 from tests.support.tls import Certificate, behind_tls
 from tests.support.waiting import until
 
 PASSWORD, OTHER = "s3cr3t-Wort", "anderes-Wort"
 
 
-def connection(url: str, timeout_s: float = 5.0) -> RedisConnection:
+def connection(url: str, timeout_s: float = 30.0) -> RedisConnection:
     target = RedisTarget.parse(url)
     return RedisConnection(
         target, name="test", streams=(STREAM,), connect_timeout_s=timeout_s, on_lost=lambda why: None
@@ -39,18 +39,18 @@ async def refusal(url: str, kind: type[DispatcherError]) -> str:
     return str(caught.value)
 
 
-async def port_of(url: str) -> int:
+async def port_of(url: str, timeout_s: float = 30.0) -> int:
     """The port of the server that a new connection leads to."""
-    made = connection(url)
+    made = connection(url, timeout_s)
     await made.connect()
-    [info] = await made.send([("INFO", "server")], 5.0)
+    [info] = await made.send([("INFO", "server")], 30.0)
     made.close()
     return int(info.partition(b"tcp_port:")[2].split()[0])
 
 
 async def fail_over(watched: EmbeddedSentinels) -> None:
     def look() -> None:
-        wait_until(lambda: watched.primary_port() == watched.replica.port, "the replica is the primary")
+        wait_until(lambda: watched.primary_port() == watched.replica.port, "the replica is the primary", within_s=90)
 
     await anyio.to_thread.run_sync(look)
 
@@ -58,14 +58,14 @@ async def fail_over(watched: EmbeddedSentinels) -> None:
 async def test_the_primary_is_asked_for_at_each_connect(own_sentinels: StartSentinels) -> None:
     watched = own_sentinels(password=PASSWORD, sentinel_password=OTHER)
     assert await port_of(watched.url) == watched.primary.port
-    client = open_client(watched.url, 5.0)
+    client = open_client(watched.url, 30.0)
     await client.xadd(STREAM, {"a": "b"})
     held = connection(watched.url)
     await held.connect()
     assert not await held.leads_elsewhere()
     os.kill(watched.sentinels[0].pid, signal.SIGSTOP)  # one that says nothing holds up nobody
-    with anyio.fail_after(3.0):
-        assert await port_of(watched.url) == watched.primary.port
+    with anyio.fail_after(50):
+        assert await port_of(watched.url, timeout_s=120) == watched.primary.port
     os.kill(watched.sentinels[0].pid, signal.SIGCONT)
     watched.sentinels[2].stop()
     ask(watched.sentinels[1].port, "SENTINEL", "FAILOVER", watched.service, password=OTHER)
@@ -112,14 +112,14 @@ async def test_what_a_person_has_to_mend(own_sentinels: StartSentinels) -> None:
 
 
 async def test_a_primary_that_is_down_is_waited_for(own_sentinels: StartSentinels) -> None:
-    watched = own_sentinels(sentinels=1, quorum=1)
+    watched = own_sentinels(sentinels=1, quorum=1, down_after_ms=FAILS_OVER_MS)
     watched.replica.crash()
     watched.primary.crash()
 
     async def says_so() -> bool:
         return "say that the primary of 'orders' is down" in await refusal(watched.url, Unreachable)
 
-    await until(says_so, "the sentinel holds it for down")
+    await until(says_so, "the sentinel holds it for down", timeout_s=90)
 
 
 async def test_tls_to_a_sentinel_that_nobody_vouches_for(
@@ -148,12 +148,14 @@ async def test_events_go_on_with_tls_to_sentinels_and_servers(
         async with dispatcher(redis_url=url, tick_ms=200) as running:
             await insert_events(db, 20)
             await running.tap.add_up(Settled, sent=20)
-            client = open_client(url, 5.0)
+            client = open_client(url, 30.0)
             assert await client.xlen(STREAM) == 20
             assert watched.primary_port() == ports[0]
             await anyio.to_thread.run_sync(ask, watched.sentinels[0].port, "SENTINEL", "FAILOVER", watched.service)
             await anyio.to_thread.run_sync(
-                lambda: wait_until(lambda: watched.primary_port() == ports[1], "the replica is the primary")
+                lambda: wait_until(
+                    lambda: watched.primary_port() == ports[1], "the replica is the primary", within_s=90
+                )
             )
             await insert_events(db, 20)
 
@@ -181,8 +183,9 @@ def watch_at(watched: EmbeddedSentinels, ports: list[int]) -> None:
     wait_until(in_step, "the replica is in step")
     for sentinel in watched.sentinels:
         sentinel.ask("SENTINEL", "MONITOR", watched.service, "127.0.0.1", str(ports[0]), "2")
-        for name, value in (("down-after-milliseconds", "500"), ("failover-timeout", "2000")):
-            sentinel.ask("SENTINEL", "SET", watched.service, name, value)
+        limits = (("down-after-milliseconds", watched.down_after_ms), ("failover-timeout", watched.failover_timeout_ms))
+        for name, value in limits:
+            sentinel.ask("SENTINEL", "SET", watched.service, name, str(value))
 
     def known() -> bool:
         told = [sentinel.ask("SENTINEL", "MASTER", watched.service) for sentinel in watched.sentinels]

@@ -13,6 +13,7 @@ from dispatcher.core.events import Reconciled, StatementRefused
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.client import open_client
+from dispatcher.relay.stream import after_turn
 from tests.support.cluster import ChangingCluster
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
@@ -50,7 +51,7 @@ class Statements:
 
 async def entries(cluster: ChangingCluster, layout: Layout) -> Counter[str]:
     """How often each event is in the streams, by event_id."""
-    client = open_client(cluster.url, 5.0)
+    client = open_client(cluster.url, 30.0)
     found: Counter[str] = Counter()
     for key in layout.keys:
         page: Any = await client.xrange(key)
@@ -74,13 +75,15 @@ async def test_one_statement_for_all_shards_of_a_batch(
 ) -> None:
     layout = Layout("together", SHARDS)
     statements = Statements(monkeypatch, db)
+    for patience in ("SLOWEST_S", "TOGETHER_S"):  # milliseconds: on a slow machine a node takes longer
+        monkeypatch.setattr(after_turn, patience, 30.0)
     async with dispatcher(redis_url=client_cluster.url, stream_name="together", stream_shards=SHARDS):
         await all_open(db)
         statements.outcomes.clear()
         await insert_events(db, ROWS)
         await becomes(lambda: statuses(db), {"sent": 2 * ROWS})
     assert await each_once(client_cluster, layout, db)
-    # One, if all nodes answer within a moment. By itself each of the shards has one.
+    # One. By itself each of the shards has one.
     assert len(statements.outcomes) <= SHARDS / 8, statements.outcomes
 
 

@@ -38,7 +38,7 @@ class ChangingCluster(EmbeddedCluster):
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), "10"):
             signed = ("AUTH", source.password) if source.password else ()
             names = [str(key) for key in keys] if isinstance(keys, list) else []
-            source.ask("MIGRATE", HOST, str(target.port), "", "0", "5000", *signed, "KEYS", *names)
+            source.ask("MIGRATE", HOST, str(target.port), "", "0", "30000", *signed, "KEYS", *names)
 
     def forget(self, node: ClusterNode) -> None:
         """Take a node without slots out of the cluster, and stop it."""

@@ -12,8 +12,8 @@ from dispatcher.embedded.install import valkey_server
 from dispatcher.embedded.ports import HOST
 from dispatcher.embedded.valkey import EmbeddedValkey
 
-DOWN_AFTER_MS = 500
-FAILOVER_TIMEOUT_MS = 2000
+PATIENT_MS = 30_000  # longer than a slow machine keeps a server that runs from answering
+FAILS_OVER_MS = 500
 
 
 class EmbeddedSentinel(EmbeddedValkey):
@@ -45,7 +45,8 @@ class EmbeddedSentinel(EmbeddedValkey):
 class EmbeddedSentinels(Entered):
     """`with EmbeddedSentinels(folder) as watched:` all of them know each other, and the replica is in step.
 
-    `password`: of the servers; `sentinel_password`: of the sentinels.
+    `password`: of the servers; `sentinel_password`: of the sentinels. `down_after_ms`: a primary that
+    says nothing for so long is replaced; FAILS_OVER_MS for a test that kills it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class EmbeddedSentinels(Entered):
         service: str = "orders",
         sentinels: int = 3,
         quorum: int = 2,
+        down_after_ms: int = PATIENT_MS,
         password: str | None = None,
         sentinel_password: str | None = None,
         options: Mapping[str, str] | None = None,
@@ -66,6 +68,7 @@ class EmbeddedSentinels(Entered):
         self.password = password
         self._sentinel_password = sentinel_password
         self._count, self._quorum = sentinels, quorum
+        self.down_after_ms, self.failover_timeout_ms = down_after_ms, 4 * down_after_ms
         self.primary = EmbeddedValkey(data_dir / "primary", options=every)
         self.replica = EmbeddedValkey(data_dir / "replica", options=every)
         self.sentinels: list[EmbeddedSentinel] = []
@@ -88,8 +91,8 @@ class EmbeddedSentinels(Entered):
             ask(self.replica.port, "REPLICAOF", HOST, str(self.primary.port), password=self.password)
             watch = [
                 f"sentinel monitor {self.service} {HOST} {self.primary.port} {self._quorum}",
-                f"sentinel down-after-milliseconds {self.service} {DOWN_AFTER_MS}",
-                f"sentinel failover-timeout {self.service} {FAILOVER_TIMEOUT_MS}",
+                f"sentinel down-after-milliseconds {self.service} {self.down_after_ms}",
+                f"sentinel failover-timeout {self.service} {self.failover_timeout_ms}",
             ]
             if self.password:
                 watch.append(f"sentinel auth-pass {self.service} {self.password}")
