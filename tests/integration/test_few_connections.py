@@ -1,8 +1,9 @@
 """Postgres has fewer connections than a dispatcher opens: what matters most has one, and what is missing is said."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
+import anyio
 import psycopg
 import pytest
 
@@ -11,6 +12,7 @@ from dispatcher.infra.postgres import precedence
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor.sessions import sessions as look_at_sessions
+from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import insert_events
 from tests.support.running import Running, StartDispatcher
 from tests.support.waiting import until
@@ -38,6 +40,17 @@ async def purposes(db: psycopg.AsyncConnection, url: str) -> set[str]:
     role = psycopg.conninfo.conninfo_to_dict(url)["user"]
     cursor = await db.execute("SELECT application_name FROM pg_stat_activity WHERE usename = %s", (role,))
     return {name.split(" ")[1] for (name,) in await cursor.fetchall() if name.startswith("dispatcher ")} - {"api"}
+
+
+def breaks_connects(purpose: str, now: Callable[[], bool]) -> Callable[[], Filter]:
+    """The connection breaks as this session begins, while `now()`: a failure that says nothing of room."""
+
+    def filtered(direction: Direction, data: bytes) -> bytes:
+        if direction == "to_server" and f"dispatcher {purpose} ".encode() in data and now():
+            raise ConnectionAbortedError
+        return data
+
+    return lambda: filtered
 
 
 async def missing(running: Running) -> str:
@@ -112,15 +125,54 @@ async def test_a_session_that_matters_gets_the_connection_of_a_lane(
         await until(said, "/ready says which is missing")
 
 
-async def test_a_connection_that_somebody_else_takes_is_given_up_once(
-    dispatcher: StartDispatcher, db: psycopg.AsyncConnection, limited: str, monkeypatch: pytest.MonkeyPatch
+async def test_it_gets_it_again_when_the_lane_took_it_back_meanwhile(
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection,
+    limited: str,
+    proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else a full server would get all our connections, one after the other, and nothing would be published."""
+    """It failed otherwise once, which lets the lane try: that must not leave it without a connection for good."""
+    monkeypatch.setattr(precedence, "FREED_S", 0.1)
+    through = await proxy(limited)
+    gave_way = anyio.Event()
+    back = anyio.Event()
+    through.make_filter = breaks_connects("control", lambda: gave_way.is_set() and not back.is_set())
+    async with dispatcher(database_url=through.via(limited), tick_ms=100) as running:
+        await limit_to(db, limited, 5)
+        running.service._sessions.lanes[2].on_change(lambda up, reason: (back if up else gave_way).set())
+        await db.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'dispatcher control %'"
+        )
+        await back.wait()
+
+        async def there() -> bool:
+            return await purposes(db, limited) == ALL - {"lane-2"}
+
+        await until(there, "control has the connection of the lane")
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["full", "full and breaks off"])
+async def test_a_connection_that_somebody_else_takes_is_given_up_once(
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection,
+    limited: str,
+    proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    others: bool,
+) -> None:
+    """`others`: every second try fails for another reason.
+
+    Else a full server would get all our connections, one after the other, and nothing would be published."""
     monkeypatch.setattr(precedence, "FREED_S", 0.1)
     failures: list[str | None] = []
-    async with dispatcher(database_url=limited, tick_ms=100) as running:
+    through = await proxy(limited)
+    async with dispatcher(database_url=through.via(limited), tick_ms=100) as running:
         await insert_events(db, 5)
         await running.tap.add_up(Settled, sent=5)
+        if others:
+            through.make_filter = breaks_connects("upkeep", lambda: len(failures) % 2 == 1)
         running.service._sessions.upkeep.on_change(lambda up, reason: failures.append(reason))
         await limit_to(db, limited, 0)
         await db.execute(
