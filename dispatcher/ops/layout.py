@@ -141,6 +141,9 @@ async def standing_layout(where: PostgresTarget, ours: Layout) -> Layout:
 _REMEDIES = {
     "rows are in hand": "They belong to a dispatcher that died or froze, and a running one takes them over within its "
     "lease (DISPATCH_LEASE_MS): let one run, and repeat the command with a longer --timeout",
+    "Postgres may have forgotten claims": "It crashed, failed over or was restored, and no dispatcher has searched the "
+    "streams since; the new layout would not search the keys that it gives up. Let a dispatcher of the old layout run "
+    "until its log says postgres_crash_audited (it does that while all is paused), and repeat the command",
     "the dispatchers are not paused": "Somebody resumed them meanwhile: repeat the command",
 }
 

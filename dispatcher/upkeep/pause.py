@@ -68,6 +68,7 @@ class PauseWatcher:
         self._said = ""
         self._acknowledged_at = 0.0
         self._signed_off = False
+        self._forbidden = False  # this role lacked a right for the last statement that was refused
 
     def paused(self) -> bool:
         """Whether nothing may be claimed: everything is paused, or that is not known yet."""
@@ -109,7 +110,10 @@ class PauseWatcher:
         if rows is None:
             return False
         [(self._generation, paused, at, by, reason, layout)] = rows
-        if await self._layout.heard(layout, self._fetch):
+        layout_changed = await self._layout.heard(layout, self._fetch)
+        if layout_changed is None and self._paused is None and not self._forbidden:
+            return False  # at the start nothing is claimed before the layout is known, for handlers either
+        if layout_changed:
             self._changed()
         if paused != self._paused:
             known, self._paused = self._paused, paused
@@ -173,6 +177,7 @@ class PauseWatcher:
             except SessionLost:
                 continue
             except psycopg.Error as error:  # a lock or a timeout: the next read may be luckier
+                self._forbidden = isinstance(error, psycopg.errors.InsufficientPrivilege)
                 self._observe(Ticked("error", 0.0, f"pause: {describe(error)}"))
                 return None
         return None

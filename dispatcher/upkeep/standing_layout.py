@@ -38,14 +38,16 @@ class StandingLayout:
         """Whether nothing may be claimed for the stream: another layout stands, or none was read yet."""
         return self._stands != self.ours.fingerprint
 
-    async def heard(self, fingerprint: str, ask: Ask) -> bool:
+    async def heard(self, fingerprint: str, ask: Ask) -> bool | None:
         """Hear which layout stands; `ask(statement, parameters)` asks Postgres. Returns whether that is a change.
 
-        An outbox from which nothing was ever published takes the first layout that it meets.
+        An outbox from which nothing was ever published takes the first layout that it meets. None: Postgres did not
+        answer whether it takes ours, so which layout stands is as it was known.
         """
         if fingerprint == "" and self._used and self.ours.fingerprint:
             parameters = {**self.ours.columns(), "former": [], "by": self._name, "first": True}
-            rows = await ask("layout_set", parameters)
+            if (rows := await ask("layout_set", parameters)) is None:
+                return None
             if rows == [(None,)]:
                 fingerprint = self.ours.fingerprint
         was, self._stands = self._stands, fingerprint
