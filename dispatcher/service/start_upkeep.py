@@ -24,7 +24,7 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
         [SearchedSink(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks]
         if stream
         else [],
-        layout=s.layout,
+        layout=c.layout,
         lease_s=s.lease_ms / 1000,
         deadline_s=s.publish_timeout_ms / 1000,
         retry=handler_retry_policy(s),

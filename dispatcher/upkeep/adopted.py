@@ -116,6 +116,11 @@ class AdoptedSearch:
         return not self._away or (len(self._away) < len(self._sinks) and all(each.slots for each in self._sinks))
 
     @property
+    def has_sinks(self) -> bool:
+        """Whether there is any stream to be searched."""
+        return bool(self._sinks)
+
+    @property
     def left_out(self) -> list[int]:
         """The slots whose rows cannot be taken over now: their sink is away, so nobody can be fenced there."""
         return [slot for sink in self._away for slot in sink.slots]

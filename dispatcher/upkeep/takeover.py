@@ -12,7 +12,6 @@ from time import monotonic
 
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.events import Observer, Reconciled, TakenOver
-from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres import locks
@@ -26,6 +25,7 @@ from dispatcher.upkeep.charge import charge, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
+from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 
 WINDOW = 20_000  # unsettled rows that one check of the claims reads
@@ -33,6 +33,8 @@ ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
 AT_THE_START = ("-infinity", 0)  # of the unsettled rows, which lie in the order of (next_run_at, id)
 AFTER_RECONNECT_S = 3.0  # as our session was replaced, other dispatchers may just be opening theirs: not dead
+_LOCK = f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)"
+_UNLOCK = f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)"
 
 
 class Takeover:
@@ -42,7 +44,7 @@ class Takeover:
         self,
         sinks: Sequence[SearchedSink],
         *,
-        layout: Layout,
+        layout: StandingLayout,
         lease_s: float,
         deadline_s: float,
         retry: RetryPolicy,
@@ -61,7 +63,7 @@ class Takeover:
         self._every_s = every_s
         self._check_claims_every_s = min(max(lease_s / 6, every_s), 5.0)
         self._clock = clock
-        self._search = AdoptedSearch(sinks, layout, lease_s=lease_s)  # no sink: no event goes to the stream
+        self._search = AdoptedSearch(sinks, layout.ours, lease_s=lease_s)  # no sink: no event goes to the stream
         self._layout = layout
         self._lease_s = lease_s
         self._deadline_s = deadline_s
@@ -91,8 +93,7 @@ class Takeover:
             first, self._session = self._session is None, session
             self._check_dead_from = 0.0 if first else monotonic() + AFTER_RECONNECT_S
             self._watched.forget()
-        # Without the sink no dispatcher can be fenced, no stream searched, nothing published. In a Cluster only rows
-        # of shards whose node is away wait.
+        # Without the sink no fence and no search. In a Cluster only rows of shards whose node is away wait.
         if not self._search.note_which_answer():
             return self._every_s
         await self.settle_adopted(session)
@@ -120,37 +121,41 @@ class Takeover:
                 self._own_row_gone()
                 continue
             # We hold the lock of the dead dispatcher meanwhile: only one dispatcher takes over from it.
-            [(locked,)] = await session.fetch(
-                f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)", {"id": owner}
-            )
+            [(locked,)] = await session.fetch(_LOCK, {"id": owner})
             if not locked:
                 continue
             try:
-                claims = await self._fence_dead(session, owner, name)
-                cause = f"the process {name} ended while the handler of this event ran"
-                rows = await self._adopt_and_settle(
-                    session, name, cause, claims=claims, picked_without_claim=True, owner=owner
-                )
-                if not rows and owner not in self._told:
-                    self._observe(TakenOver(0, name, died=True))
-                self._told.add(owner)
-                total += rows
-                if self._handover is not None:
-                    await self._handover.free(session)
-                await session.fetch(load("sign_off"), {"id": owner})  # does nothing while rows wait for their node
+                if owner not in self._told or self._may_search():  # else it left us nothing but rows for streams
+                    total += await self._take_over_from_one(session, owner, name)
+                await session.fetch(load("sign_off"), {"id": owner})  # does nothing while rows of it wait
             finally:
-                await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
+                await session.fetch(_UNLOCK, {"id": owner})
         return total
 
+    def _may_search(self) -> bool:
+        """Whether rows for streams are ours to take over from the dead: we have streams, and the layout that stands."""
+        return self._search.has_sinks and not self._layout.differs
+
+    async def _take_over_from_one(self, session: Session, owner: int, name: str) -> int:
+        claims = await self._fence_dead(session, owner, name)
+        cause = f"the process {name} ended while the handler of this event ran"
+        rows = await self._adopt_and_settle(session, name, cause, claims=claims, picked_without_claim=True, owner=owner)
+        if not (rows or owner in self._told):
+            self._observe(TakenOver(0, name, died=True))
+        self._told.add(owner)
+        if self._handover is not None:
+            await self._handover.free(session)
+        return rows
+
     async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
+        """Fence a dispatcher. Returns its claims whose rows may be adopted now."""
         """Fence a dispatcher. Returns its claims whose rows may be adopted now."""
         connections, deadline_s = self._search.connections(), self._deadline_s
         if self._handover is not None and await self._handover.revoke(session, owner, name):
             await self._handover.fence(session, connections, owner, name, deadline_s)
             # Listed after the fence: the dispatcher owns no slot, so it claims nothing more, and no claim is under way.
             return await self._claims_of(session, owner)
-        # Listed before the fence: the dispatcher may be alive, open new sessions after the fence, and publish what it
-        # claims on these.
+        # Listed before the fence: one that is alive may open new sessions after it, and publish what it claims there.
         claims = await self._claims_of(session, owner)
         await fence(session, connections, name, deadline_s)
         return claims
@@ -227,6 +232,8 @@ class Takeover:
         `stood_still`: of these claims only rows that were not renewed since. `picked_without_claim`: also rows that are
         picked without a claim id. `owner`: the dispatcher that died; None: the owner froze.
         """
+        # Without a stream of our own we could not search: another one may, within a second. After a lease nobody did.
+        layout = self._layout.claims_by if self._search.has_sinks or owner is None else None
         total = 0
         while True:
             claim_id = new_claim_id()
@@ -241,6 +248,7 @@ class Takeover:
                     "picked_without_claim": picked_without_claim,
                     "owner": owner,
                     "left_out": self._search.left_out,
+                    "layout": layout,
                     "limit": ADOPT,
                 },
             )
@@ -271,7 +279,7 @@ class Takeover:
                 self._adopted.pop(at)
 
     async def _settle_part(self, session: Session, adopted: Adopted) -> None:
-        streams = self._layout.keys_by_row(adopted.rows)
+        streams = self._layout.ours.keys_by_row(adopted.rows)
         undone, in_streams = frozenset[int](), 0
         for found, incarnation in await self._search.find(session, adopted):
             sent = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)

@@ -1,20 +1,21 @@
 """`set_layout` of Postgres: what a first layout counts, and what the layout before must not leave behind."""
 
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import CrashAudited, LayoutChanged, Republished, Settled, Ticked
+from dispatcher.core.events import CrashAudited, LayoutChanged, Republished, Settled, TakenOver, Ticked
 from dispatcher.core.layout import Layout, Route
 from dispatcher.infra.sqlfiles import load, migrations
 from tests.support.command import HearCommand
-from tests.support.rows import STREAM, insert_events, one_row, read_stream
+from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.slots import Keep, owners
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 ROUTES = (Route("pay.*", "payments"),)
 ROUTED = Layout(STREAM, 1, ROUTES)
@@ -149,7 +150,7 @@ async def test_what_is_noted_of_a_key_just_after_it_was_given_up_is_no_loss_late
         async with dispatcher(routes=ROUTES) as late:
 
             async def both_wait() -> bool:
-                return (await db.execute(WAITS_FOR_THE_AUDITS_LOCK)).rowcount == 2
+                return bool((await db.execute(WAITS_FOR_THE_AUDITS_LOCK)).rowcount == 2)
 
             await until(both_wait, "the dispatcher is about to note its keys")
             await holder.execute("SELECT pg_advisory_unlock(1869968482, 4)")
@@ -164,6 +165,33 @@ async def test_what_is_noted_of_a_key_just_after_it_was_given_up_is_no_loss_late
         await running.tap.add_up(Settled, sent=1)
         assert running.tap.all(Republished) == []
     assert len(await read_stream(redis)) == 1
+
+
+# Rows that were claimed by the new layout, beside a dispatcher of the one before.
+
+
+@pytest.mark.promise("layout")
+async def test_what_a_dead_dispatcher_of_the_new_layout_published_is_not_released_by_one_of_the_layout_before(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    """It looked in the stream that its own routes name, found nothing there, and the event went out again."""
+    async with dispatcher() as before:
+        await insert_events(db, 1)
+        await before.tap.add_up(Settled, sent=1)
+        assert await set_layout(db, ROUTED) is None
+        await before.tap.next(LayoutChanged, lambda change: change.reason is not None)
+        of_the_dead = {"status": "picked", "picked_by": 98, "claim_id": str(uuid4()), "stream_id": "0-0"}
+        await insert_events(db, 1, event_type="pay.x", picked_at="now", **of_the_dead)
+        [event] = [row["event_id"] for row in await read_table(db) if row["status"] == "picked"]
+        await redis.xadd("payments", {"event_id": str(event)})
+        await db.execute("INSERT INTO messaging.dispatcher (id, name) VALUES (98, 'host-1-deadbeef')")
+        await before.tap.next(TakenOver, lambda taken: taken.died)
+        async with dispatcher(routes=ROUTES) as after:
+            await insert_events(db, 1, event_type="pay.y")
+            await after.tap.add_up(Settled, sent=1)
+            await becomes(lambda: statuses(db), {"sent": 3})
+            await becomes(lambda: one_row(db, "SELECT FROM messaging.dispatcher WHERE id = 98"), False)
+    assert len(await read_stream(redis, "payments")) == 2
 
 
 # The slots of an order that is given up.
@@ -187,10 +215,7 @@ async def test_an_owner_of_slots_that_is_dead_is_forgotten_once_no_order_is_kept
         await running.tap.add_up(Settled, sent=1)
         gone = "SELECT FROM messaging.dispatcher AS d WHERE d.id = %s"
 
-        async def is_gone() -> bool:
-            return not await one_row(db, gone, one.id)
-
-        await until(is_gone, "the dead one has left the registry")
+        await becomes(lambda: one_row(db, gone, one.id), False, "whether the dead one is in the registry")
     assert await owners(db) == {None: 256}
     assert (await (await db.execute(epochs)).fetchall()) == [(before + 256,)]
 

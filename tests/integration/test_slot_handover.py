@@ -13,7 +13,6 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import SlotsFreed, SlotsRevoked, TakenOver
-from dispatcher.core.layout import Layout
 from dispatcher.core.owned_slots import mask_of
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
@@ -24,6 +23,7 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.takeover import Takeover
+from tests.support.layouts import standing
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.slots import Keep, Keeping, owners
 from tests.support.waiting import PATIENCE_S
@@ -36,7 +36,7 @@ class Successor:
         self.ours = ours
         self.takeover = Takeover(
             [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, 60.0))],
-            layout=Layout(STREAM, order="aggregate"),
+            layout=standing(),
             lease_s=3600,
             deadline_s=60.0,
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),

@@ -30,6 +30,7 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.takeover import Takeover
+from tests.support.layouts import stand_in_postgres, standing
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.tap import Tap
@@ -96,7 +97,7 @@ def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Watch]:
     def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Watch:
         return Watch(
             [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, 30.0))],
-            layout=Layout(STREAM),
+            layout=standing(),
             lease_s=lease_s,
             deadline_s=30.0,
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),
@@ -133,6 +134,17 @@ async def test_a_claim_that_stood_still_comes_back_and_costs_nothing(session, db
         assert [row[column] for column in ("picked_at", "picked_by", "claim_id")] == [None] * 3
         assert row["next_run_at"] == NOW - timedelta(seconds=60)
     assert len((await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=9)).rows) == 2
+
+
+@pytest.mark.promise("layout")
+async def test_a_row_that_another_layout_may_have_published_stays(session, db, make):
+    """It may be in a stream that is not ours: not found there, it was released, and published twice."""
+    await insert_events(db, **held())
+    await insert_events(db, **held(stream_id=HandlerMark.BEGUN))
+    await insert_events(db, **held(event_type="dispatcher.prove"))
+    await stand_in_postgres(db, Layout(STREAM, shards=2))
+    assert await make(LEASE_S).watch(session, LEASE_S) == 2
+    assert [row["stream_id"] for row in await read_table(db) if row["status"] == "picked"] == ["5-0"]
 
 
 @pytest.mark.promise("handler-crash")
@@ -340,7 +352,7 @@ def sinks_of(layout: Layout, connections: Iterable[RedisConnection], deadline_s:
 def watch_of(sinks: list[SearchedSink], layout: Layout, tap: Tap, us: int) -> Watch:
     return Watch(
         sinks,
-        layout=layout,
+        layout=standing(layout),
         lease_s=LEASE_S,
         deadline_s=30.0,
         retry=RetryPolicy(10, Backoff(0.25, 60.0)),
@@ -363,6 +375,7 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
 ) -> None:
     """The node of a shard went away under the search, for longer than a lease. Others look meanwhile."""
     layout, through = Layout(STREAM, shards=2), await proxy(redis_url)
+    await stand_in_postgres(db, layout)
     away = await connected(through.via(redis_url), layout.keys[1])
 
     def takeover(us: int) -> Watch:
@@ -410,6 +423,7 @@ async def test_rows_of_any_shard_that_a_trigger_undoes_stay_claimed(
 ) -> None:
     """They are in the stream: released because another shard was settled after them, they would be published again."""
     layout = Layout(STREAM, shards=2)
+    await stand_in_postgres(db, layout)
     other = await connected(redis_url, layout.keys[1])
     await db.execute(SWALLOWED.format(slots=", ".join(map(str, layout.slots_of(of_shard)))).encode())
     await insert_events(db, 20, **held(stream_id="0-0"))

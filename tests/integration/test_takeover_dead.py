@@ -11,7 +11,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Reconciled, TakenOver
-from dispatcher.core.layout import Layout
+from dispatcher.core.layout import Layout, Route
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -21,7 +21,9 @@ from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter, claim, ne
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.takeover import Takeover
+from tests.support.layouts import stand_in_postgres, standing
 from tests.support.postgres import unopened
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
@@ -55,15 +57,19 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
     """Makes a successor whose broker is connected, to another URL if asked."""
     brokers: list[RedisConnection] = []
 
-    async def make(url: str = redis_url, deadline_s: float = 60.0) -> Takeover:
+    async def make(
+        url: str = redis_url, deadline_s: float = 60.0, layout: StandingLayout | None = None, sinks: bool = True
+    ) -> Takeover:
         redis_connection = RedisConnection(
             RedisTarget.parse(url), name="us", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(redis_connection)
         await redis_connection.connect()
+        layout = layout or standing()
+        sink = SearchedSink(layout.ours.keys, redis_connection, Searcher(redis_connection, deadline_s))
         return Takeover(
-            [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, deadline_s))],
-            layout=Layout(STREAM),
+            [sink] if sinks else [],
+            layout=layout,
             lease_s=3600,
             deadline_s=deadline_s,
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),
@@ -115,6 +121,58 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     assert tap.all(Reconciled) == [Reconciled(4, 2)]
     assert len(await read_stream(redis)) == 4
     assert await takeover.take_over_from_dead(session) == 0
+
+
+@pytest.mark.promise("layout")
+async def test_rows_for_streams_are_left_to_a_dispatcher_of_the_layout_that_stands(
+    session: Session,
+    owner: tuple[Registry, Session],
+    succeed: Succeed,
+    redis: "Redis",
+    db: Any,
+    tap: Tap,
+    database_url: str,
+) -> None:
+    """One of the layout before searches the wrong stream: it released what was published, and it went out again."""
+    registry, control = owner
+    await insert_events(db, 2, event_type="pay.x")
+    events = await picked_by(registry, session)
+    layout = Layout(STREAM, 1, (Route("pay.*", "payments"),))
+    await stand_in_postgres(db, layout)
+    for event in events:
+        await redis.xadd("payments", {"event_id": event})
+    await die(control, db)
+    before = standing()
+    takeover = await succeed(layout=before)
+    assert await takeover.take_over_from_dead(session) == 0  # it has not heard yet that another layout stands
+    before._stands = layout.fingerprint
+    backend = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "lane-0")
+    assert await takeover.take_over_from_dead(session) == 0
+    await backend.fetch("SELECT 1")  # nobody fences it each second
+    await backend.close()
+    assert await statuses(db) == {"picked": 2}
+    assert tap.all(TakenOver) == [TakenOver(0, NAME, died=True)]
+    assert await (await succeed(layout=standing(layout))).take_over_from_dead(session) == 2
+    assert await statuses(db) == {"sent": 2}
+    assert await read_table(db, "dispatcher") == []
+
+
+@pytest.mark.promise("layout")
+async def test_rows_for_streams_are_left_by_one_without_a_stream(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, redis: "Redis", db: Any
+) -> None:
+    """With DISPATCH_UNROUTED=dead: it cannot search. It releases them after a lease, when nobody else took them."""
+    registry, control = owner
+    await insert_events(db, 2)
+    [event, _] = await picked_by(registry, session)
+    await redis.xadd(STREAM, {"event_id": event})
+    await die(control, db)
+    without = await succeed(sinks=False)
+    for _ in range(2):
+        assert await without.take_over_from_dead(session) == 0
+    assert await statuses(db) == {"picked": 2}
+    assert await (await succeed()).take_over_from_dead(session) == 2
+    assert await statuses(db) == {"sent": 1, "pending": 1}
 
 
 @pytest.mark.promise("clock")
