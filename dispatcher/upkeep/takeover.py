@@ -149,7 +149,6 @@ class Takeover:
 
     async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
         """Fence a dispatcher. Returns its claims whose rows may be adopted now."""
-        """Fence a dispatcher. Returns its claims whose rows may be adopted now."""
         connections, deadline_s = self._search.connections(), self._deadline_s
         if self._handover is not None and await self._handover.revoke(session, owner, name):
             await self._handover.fence(session, connections, owner, name, deadline_s)
