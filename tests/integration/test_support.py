@@ -1,6 +1,9 @@
 """tests/support itself: a database a test, a proxy that misbehaves as told, a tap that hands out each event once."""
 
 import asyncio
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -8,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dispatcher.core.events import Claimed, Woke
-from tests.support.proxy import Proxy, StartProxy
+from tests.support.proxy import HOST, Proxy, StartProxy
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.tap import Tap
 from tests.support.waiting import caught_up
@@ -146,6 +149,24 @@ async def test_proxy() -> None:
     await proxy.stop()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_proxy_that_stops_leaves_no_connection(turns: int, redis_url: str) -> None:
+    """Also one that its loop is accepting, or for which it is connecting to the server, as it stops."""
+    loop, parts = asyncio.get_running_loop(), urlsplit(redis_url)
+    assert parts.hostname is not None
+    made = Proxy(parts.hostname, parts.port or 6379)
+    await made.start()
+    with socket.create_connection((HOST, made.port)) as client:
+        client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await made.stop()
+        async with asyncio.timeout(50):
+            with suppress(ConnectionResetError):
+                assert await loop.sock_recv(client, 1) == b""
+    assert (made.links, made.dials) == (set(), set())
 
 
 async def test_proxy_before_real_servers(proxy: StartProxy, database_url: str, redis_url: str) -> None:
