@@ -55,17 +55,14 @@ async def leads_elsewhere(ours: RedisTarget, wanted: RedisTarget, key: str, time
 async def open_pipe(target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
     """A pipe to the server. Raises OSError and its kin."""
     loop = asyncio.get_running_loop()
-    connected = await _connect(target)
-    try:
-        _, pipe = await loop.create_connection(
-            lambda: Pipe(lost),
-            sock=connected,
-            ssl=target.tls,
-            server_hostname=target.certified_name() if target.tls else None,
-        )
-    except BaseException:
-        connected.close()
-        raise
+    # From here on the loop closes the socket, also where TLS fails: closed by us, its number might be another socket's
+    # while the loop still watches it.
+    _, pipe = await loop.create_connection(
+        lambda: Pipe(lost),
+        sock=await _connect(target),
+        ssl=target.tls,
+        server_hostname=target.certified_name() if target.tls else None,
+    )
     return pipe
 
 
