@@ -108,7 +108,7 @@ class Service:
 
         return PauseWatcher(
             self._name,
-            [*sessions.claiming, sessions.upkeep, sessions.chores],
+            [sessions.control, *sessions.claiming, sessions.upkeep, sessions.chores],
             control=sessions.control,
             tick_s=self._settings.tick_ms / 1000,
             changed=changed,

@@ -40,7 +40,10 @@ class PostgresTargets:
         return self._target(self._settings.current("listen_url"), pooled=False)
 
     def control(self) -> PostgresTarget:
-        """The target of the control session: its short timeout makes it the first to notice a silent network."""
+        """The target of the control session: its short timeout makes it the first to notice a silent network.
+
+        Something is asked on it every few seconds, whatever the relay does: see PauseWatcher.
+        """
         target = self.direct()
         return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
 

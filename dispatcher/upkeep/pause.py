@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.standing_layout import StandingLayout
 
-READ_EVERY_S = 7.0  # while the control session listens
+READ_EVERY_S = 5.0  # while the control session listens; also what finds a silent network: see PauseWatcher
 AGAIN_S = 1.0  # after a read that got no answer
 SOON_S = 0.05  # until Postgres answered for the first time
 
@@ -32,7 +32,9 @@ Unfinished = Callable[[], int]
 class PauseWatcher:
     """The switch as last read, and our acknowledgement. Its fields are written by its own task, but for `_rung`.
 
-    `sessions` are asked in this order: the first that is open. `changed()` is called when the switch changed.
+    `sessions` are asked in this order: the first that is open. The control session comes first: while the relay polls,
+    or all lanes wait for an answer, this read is all that is asked on it, and with its short timeout it finds a network
+    gone silent many seconds before a lane does. `changed()` is called when the switch changed.
     `condition()`: what this dispatcher says of itself beside, as JSON. `figures()`: what it says with it and is no
     news, since it changes all the time.
     """

@@ -33,6 +33,22 @@ async def test_half_open_postgres(world: StartWorld) -> None:
             one.postgres.cut_lost()
 
 
+@pytest.mark.promise("postgres-outage")
+@pytest.mark.quick
+async def test_half_open_postgres_while_a_claim_waits(world: StartWorld) -> None:
+    """The relay waits for a claim, so it does not listen, and a statement may take ten minutes here."""
+    async with world(DISPATCH_QUERY_TIMEOUT_MS="600000") as w:
+        trap = StopClaim(session="lane")
+        one = await w.dispatcher(filtered=trap)
+        async with w.survives("Postgres: half-open connections during a claim", stolen=True) as fault:
+            await before_the_answer(w, one, trap)
+            one.postgres.lose_links()
+            one.postgres.let_go("to_client")
+            fault.heal()
+            await w.flowing(fault.healed or 0.0, 60.0)
+            one.postgres.cut_lost()
+
+
 @pytest.mark.promise("redis-outage")
 async def test_half_open_redis(world: StartWorld) -> None:
     async with world() as w:
