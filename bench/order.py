@@ -15,7 +15,7 @@ from bench.progress import Legs
 from bench.report import Report, Target, complete
 from bench.servers import STREAM, Rig
 from bench.steady import steady
-from dispatcher.core.layout import Layout, Order
+from dispatcher.core.layout import Layout, OrderMode
 from dispatcher.demo.measure import Measurement
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.layout import LayoutChange
@@ -31,7 +31,7 @@ NOTE = (
 class Leg(NamedTuple):
     """One of those that are compared. `one`: all events are of one aggregate."""
 
-    order: Order
+    order: OrderMode
     one: bool = False
     shards: int = 1
 

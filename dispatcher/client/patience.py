@@ -31,10 +31,10 @@ MISSPELT = "right before the first event; else compare it with the dispatchers' 
 
 log = logging.getLogger("dispatcher.client")
 EntryRef = tuple[str, str]  # of an entry: its key and its id
-Verdict = Literal["waits", "wrong server", "no group", "raise", "unknown"]
+ErrorMeaning = Literal["waits", "wrong server", "no group", "raise", "unknown"]
 
 
-def judge(error: Exception) -> Verdict:
+def judge(error: Exception) -> ErrorMeaning:
     """What to do about an error of a call to Redis. "unknown": a refusal of a proxy, or a mistake in our command."""
     reply = reply_of(error)
     if reply is None:

@@ -23,7 +23,7 @@ from dispatcher.core.counted import counted
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.layout import KeyState, LayoutChange, LayoutState, read_keys, read_layout_state
+from dispatcher.ops.layout import LayoutChange, LayoutState, StreamKeyState, read_keys, read_layout_state
 
 STATEMENT_S = 60.0
 SETTINGS = ("redis_url", *LAYOUT)
@@ -109,7 +109,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
     return 0
 
 
-async def _read(where: PostgresTarget, url: str, ours: Layout) -> tuple[LayoutState, list[KeyState]]:
+async def _read(where: PostgresTarget, url: str, ours: Layout) -> tuple[LayoutState, list[StreamKeyState]]:
     state = await read_layout_state(where)
     # Of a plain layout Postgres does not keep the name of the stream.
     now = state.layout or ours
@@ -118,7 +118,7 @@ async def _read(where: PostgresTarget, url: str, ours: Layout) -> tuple[LayoutSt
 
 async def _change(
     where: PostgresTarget, url: str, wanted: Layout, timeout: float
-) -> tuple[LayoutState, list[KeyState]]:
+) -> tuple[LayoutState, list[StreamKeyState]]:
     _, keys = await _read(where, url, wanted)
     left = [each.key for each in keys if each.info is not None and each.key not in wanted.keys]
     async with LayoutChange(where) as change:
@@ -126,7 +126,7 @@ async def _change(
     return await _read(where, url, wanted)
 
 
-def as_text(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> str:
+def as_text(ours: Layout, state: LayoutState, keys: Sequence[StreamKeyState]) -> str:
     """What --json prints: one JSON object, times in RFC 3339."""
     known = {
         each.key: None if each.info is None else {"length": each.info.length, "groups": _groups(each)} for each in keys
@@ -144,11 +144,11 @@ def as_text(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> str:
     return json.dumps(answer, default=iso)
 
 
-def _groups(key: KeyState) -> list[dict[str, object]]:
+def _groups(key: StreamKeyState) -> list[dict[str, object]]:
     return [asdict(group) for group in key.info.groups] if key.info else []
 
 
-def lines(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> Iterator[str]:
+def lines(ours: Layout, state: LayoutState, keys: Sequence[StreamKeyState]) -> Iterator[str]:
     """What stands, whether the settings agree, one line a stream and one a former key."""
     if state.layout is None:
         yield "stands: none was set; events go to the one stream of each dispatcher's settings"
@@ -169,7 +169,7 @@ def lines(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> Iterato
     yield from _former(state, keys)
 
 
-def _former(state: LayoutState, keys: Sequence[KeyState]) -> Iterator[str]:
+def _former(state: LayoutState, keys: Sequence[StreamKeyState]) -> Iterator[str]:
     for each in keys:
         if each.key not in state.former or each.info is None:
             continue

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Literal, NamedTuple, Protocol
 
 SLOTS = 256
-Order = Literal["none", "aggregate"]
+OrderMode = Literal["none", "aggregate"]
 OnDead = Literal["continue", "hold"]
 MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
 DEFAULT_STREAM = "sanctum:messages"
@@ -59,7 +59,7 @@ class Layout:
     stream: str
     shards: int = 1
     routes: tuple[Route, ...] = ()
-    order: Order = "none"
+    order: OrderMode = "none"
     on_dead: OnDead = "continue"
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the closed set, the default stream's first
     # Names the layout; "" of a plain one without order, which is what releases without layouts know.
@@ -142,7 +142,7 @@ class Layout:
         routes = spec["routes"]
         if not isinstance(routes, Sequence):
             raise TypeError("routes is no list")
-        order: Order = "none" if spec.get("order", "none") == "none" else "aggregate"
+        order: OrderMode = "none" if spec.get("order", "none") == "none" else "aggregate"
         on_dead: OnDead = "hold" if spec.get("order_on_dead") == "hold" else "continue"
         found = tuple(Route(str(p), str(s)) for p, s in routes)
         return cls(str(spec["stream"]), int(str(spec["shards"])), found, order, on_dead)

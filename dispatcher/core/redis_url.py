@@ -18,7 +18,7 @@ CLUSTER = "a URL such as redis+cluster://node1:6379,node2:6379, or rediss+cluste
 _PORT = "its port a number from 1 to 65535"
 _OF_SENTINELS = ("sentinel_username", "sentinel_password")
 
-Kind = Literal["server", "sentinel", "cluster"]
+RedisKind = Literal["server", "sentinel", "cluster"]
 Address = tuple[str, int]
 
 
@@ -29,7 +29,7 @@ class RedisUrl:
     `addresses`: of the sentinels, or of nodes of the Cluster; none for one server.
     """
 
-    kind: Kind
+    kind: RedisKind
     server_url: str = field(repr=False)
     addresses: tuple[Address, ...] = ()
     service: str = ""

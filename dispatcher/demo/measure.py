@@ -15,8 +15,8 @@ from dispatcher.demo.messages import (
     CannotGoOn,
     Committed,
     ConsumerProgress,
+    DemoMessage,
     Ended,
-    Message,
     ProducerDone,
     Ready,
     Start,
@@ -156,7 +156,7 @@ class _Run:
         self.hooks.check()
         self.hooks.progress(self.tally, self._elapsed_s())
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: DemoMessage) -> None:
         match message:
             case Committed(events):
                 self.tally.add_committed(events)

@@ -49,4 +49,4 @@ class CannotGoOn(NamedTuple):
     reason: str
 
 
-Message = Ready | Committed | ConsumerProgress | ProducerDone | Ended | CannotGoOn
+DemoMessage = Ready | Committed | ConsumerProgress | ProducerDone | Ended | CannotGoOn

@@ -8,7 +8,7 @@ from dispatcher.demo.tally import Tally
 
 SLA_P95_MS = 1500.0
 
-Check = tuple[bool, str]  # whether it speaks against the run, and the reason
+DemoCheck = tuple[bool, str]  # whether it speaks against the run, and the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Verdict:
         return "met" if self.passed else "BROKEN"
 
 
-def late(latency: Histogram, of: str = "") -> Check:
+def late(latency: Histogram, of: str = "") -> DemoCheck:
     """Fails when the p95 is not under the SLA (SLA_P95_MS, milliseconds). `of`: which events, for the text."""
     p95_ms = latency.quantile(0.95) / 1e6
     return p95_ms >= SLA_P95_MS, f"p95{of} is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"
 
 
-def judge(tally: Tally, sent: int, exit_code: int, *others: Check) -> Verdict:
+def judge(tally: Tally, sent: int, exit_code: int, *others: DemoCheck) -> Verdict:
     """`sent`: rows Postgres calls sent at the end. `exit_code`: the dispatcher's, after it was asked to stop."""
     checks = (
         (tally.committed == 0, "nothing was committed"),

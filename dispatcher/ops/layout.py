@@ -43,7 +43,7 @@ class LayoutState:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyState:
+class StreamKeyState:
     """One key in Redis. `info` None: it is not there."""
 
     key: str
@@ -148,7 +148,7 @@ _REMEDIES = {
 }
 
 
-async def read_keys(url: str, keys: Sequence[str]) -> list[KeyState]:
+async def read_keys(url: str, keys: Sequence[str]) -> list[StreamKeyState]:
     """What Redis says of these keys. Raises DispatcherError."""
     await try_to_connect(url, (), REDIS_DEADLINE_S)
     client = open_client(url, REDIS_DEADLINE_S)
@@ -156,7 +156,7 @@ async def read_keys(url: str, keys: Sequence[str]) -> list[KeyState]:
     try:
         for key in keys:
             there = await client.exists(key)
-            found.append(KeyState(key, await read_stream_info(client, key) if there else None))
+            found.append(StreamKeyState(key, await read_stream_info(client, key) if there else None))
     except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
         where = RedisTarget.parse(url).address()
         raise Unreachable(f"Redis at {where} did not answer: {describe_failure(error)}") from None

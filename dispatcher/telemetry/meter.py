@@ -10,7 +10,7 @@ from dispatcher.core.events import TelemetryEvent
 # How a gauge of several processes is shown as one. newest: of the process that sampled last; supervisor: its own value,
 # whatever the workers say.
 Across = Literal["sum", "min", "max", "newest", "supervisor"]
-Told = TypeVar("Told", bound=TelemetryEvent)
+EventT = TypeVar("EventT", bound=TelemetryEvent)
 
 
 class Meter:
@@ -24,7 +24,7 @@ class Meter:
         self.across: dict[str, Across] = {}
         self.heard: dict[type[TelemetryEvent], list[Callable[[Any], object]]] = {}
 
-    def hear(self, kind: type[Told], change: Callable[[Told], object]) -> None:
+    def hear(self, kind: type[EventT], change: Callable[[EventT], object]) -> None:
         """Call `change(event)` with each event of this class."""
         self.heard.setdefault(kind, []).append(change)
 
@@ -41,14 +41,14 @@ class Meter:
         """A histogram with these edges, in seconds."""
         return Histogram(name, documentation, buckets=edges, registry=self.registry)
 
-    def count(self, name: str, documentation: str, kind: type[Told], amount: Callable[[Told], float]) -> Counter:
+    def count(self, name: str, documentation: str, kind: type[EventT], amount: Callable[[EventT], float]) -> Counter:
         """A counter to which each event of this class adds `amount(event)`."""
         counter = self.counter(name, documentation)
         self.hear(kind, lambda event: counter.inc(amount(event)))
         return counter
 
     def show(
-        self, across: Across, name: str, documentation: str, kind: type[Told], value: Callable[[Told], float]
+        self, across: Across, name: str, documentation: str, kind: type[EventT], value: Callable[[EventT], float]
     ) -> Gauge:
         """A gauge that each event of this class sets to `value(event)`; a truth is shown as 1 or 0."""
         gauge = self.gauge(across, name, documentation)

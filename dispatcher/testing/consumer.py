@@ -10,10 +10,12 @@ from dispatcher.client.received import Received
 from dispatcher.client.steps import CallApplication
 from dispatcher.testing.published import event_of
 
-Outcome = Literal["handled", "known", "ignored"]
+RunOutcome = Literal["handled", "known", "ignored"]
 
 
-def run_one(consumer: Consumer, event: Event | Received, handle: Callable[[Received], None] | None = None) -> Outcome:
+def run_one(
+    consumer: Consumer, event: Event | Received, handle: Callable[[Received], None] | None = None
+) -> RunOutcome:
     """Give the consumer one event, as run(handle) would; nothing is read from Redis or acknowledged there.
 
     "known": its dedup store has the event, and nothing was called; "ignored": no function handles this type, and run()
@@ -31,7 +33,7 @@ def run_one(consumer: Consumer, event: Event | Received, handle: Callable[[Recei
 
 async def run_one_async(
     consumer: AsyncConsumer, event: Event | Received, handle: Callable[[Received], Awaitable[None]] | None = None
-) -> Outcome:
+) -> RunOutcome:
     """The same for an AsyncConsumer; a timeout of the function's raises FunctionTooSlow."""
     consumer._routes.complete(handle)
     one = event if isinstance(event, Received) else received(event)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from dispatcher.core.process_state import TroubleKind
 
-Level = Literal["INFO", "WARNING", "ERROR"]
+LogLevel = Literal["INFO", "WARNING", "ERROR"]
 Fields = dict[str, object]
 
 
@@ -16,7 +16,7 @@ class LogLine(NamedTuple):
     `same_as`: lines with the same one are written at most every few seconds.
     """
 
-    level: Level
+    level: LogLevel
     name: str
     text: str
     fields: Fields

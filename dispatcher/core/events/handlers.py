@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dispatcher.core.events.base import Fields, Level, LogLine, TelemetryEvent, TroubleChange
+from dispatcher.core.events.base import Fields, LogLevel, LogLine, TelemetryEvent, TroubleChange
 
 HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 
@@ -31,7 +31,7 @@ class Handled(TelemetryEvent):
     def line(self) -> LogLine | None:
         if self.handled in ("done", "outage"):  # an outage is told once, for its type
             return None
-        level: Level = "WARNING"
+        level: LogLevel = "WARNING"
         name, text = "handler_failed", "A handler failed"
         match self.handled:
             case "wait":

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 FREED_S = 2.0  # a session that gave way has left the server by then
 
-Told = Callable[[str, str | None], None]
+TellMissing = Callable[[str, str | None], None]
 
 
 class Precedence:
@@ -24,7 +24,7 @@ class Precedence:
     there again.
     """
 
-    def __init__(self, sessions: Sequence["ReconnectingSession"], told: Told) -> None:
+    def __init__(self, sessions: Sequence["ReconnectingSession"], told: TellMissing) -> None:
         self._sessions = list(sessions)
         self._told = told
         self._short: set[str] = set()  # purposes of sessions that found no connection left

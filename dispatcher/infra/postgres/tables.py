@@ -66,10 +66,10 @@ class Fetches(Protocol):
         ...
 
 
-Asked = Fetches | psycopg.AsyncConnection[tuple[Any, ...]]
+Queryable = Fetches | psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-async def missing(connection: Asked) -> list[str]:
+async def missing(connection: Queryable) -> list[str]:
     """The migrations of which a table, column or function is not there, in order. Needs no right but to connect."""
     there = {name for (name,) in await _ask(connection, _RELATIONS)}
     return [m.name for m in sqlfiles.migrations() if not (made_by(m.sql) - _indexes(m.sql)) <= there]
@@ -84,7 +84,7 @@ def what_lacks(where: str, gone: Sequence[str]) -> str:
     return f"{found}: run `dispatcher migrate` first, or the application's own migration {ours} (Alembic, Django)"
 
 
-async def complete(connection: Asked, sql: str) -> bool:
+async def complete(connection: Queryable, sql: str) -> bool:
     """Whether each table, column, index and function that a migration makes is there."""
     return made_by(sql) <= {name for (name,) in await _ask(connection, _RELATIONS)}
 
@@ -113,7 +113,7 @@ async def why_copy(connection: Fetches, *, settle: bool) -> str | None:
     )
 
 
-async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, str]]:
+async def unfit(connection: Queryable, *, children: bool = True) -> list[tuple[str, str]]:
     """What no dispatcher can work on, and the remedy of each.
 
     Our tables that are partitioned, or views, or have children, or from which a policy may hide rows.
@@ -154,13 +154,13 @@ async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, 
     return found
 
 
-async def refuse_unfit(connection: Asked, where: str, *, children: bool = True) -> None:
+async def refuse_unfit(connection: Queryable, where: str, *, children: bool = True) -> None:
     """Raises Misconfigured for all that is `unfit`. `where`: the server and database, for the message."""
     if found := await unfit(connection, children=children):
         raise Misconfigured(f"{where}: " + "; ".join(f"{what}. Remedy: {remedy}" for what, remedy in found))
 
 
-async def _ask(connection: Asked, sql: str) -> list[tuple[Any, ...]]:
+async def _ask(connection: Queryable, sql: str) -> list[tuple[Any, ...]]:
     if isinstance(connection, psycopg.AsyncConnection):
         return await (await connection.execute(sql.encode())).fetchall()
     return await connection.fetch(sql)

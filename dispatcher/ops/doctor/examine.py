@@ -27,7 +27,7 @@ from dispatcher.ops.doctor.stream import of_streams
 from dispatcher.ops.layout import standing_layout
 from dispatcher.ops.pause import read_acknowledgements
 
-Check = Callable[[Session], Awaitable[Finding]]
+DoctorCheck = Callable[[Session], Awaitable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ async def _postgres(
     return found
 
 
-def _checks(wanted: Examination, ours: Layout, found: Sequence[Finding]) -> list[tuple[str, Check]]:
+def _checks(wanted: Examination, ours: Layout, found: Sequence[Finding]) -> list[tuple[str, DoctorCheck]]:
     """What is asked of a server that has our tables, in this order. `found`: what was found so far, as it grows."""
     return [
         ("rights", schema.rights),
@@ -172,7 +172,7 @@ def _checks(wanted: Examination, ours: Layout, found: Sequence[Finding]) -> list
     ]
 
 
-async def _safely(name: str, check: Check, session: Session) -> Finding:
+async def _safely(name: str, check: DoctorCheck, session: Session) -> Finding:
     try:
         return await check(session)
     except psycopg.errors.InsufficientPrivilege as error:

@@ -18,7 +18,7 @@ class HandlerTask:
     claimed_at: float
 
 
-Ended = tuple[HandlerTask, Outcome]
+EndedTask = tuple[HandlerTask, Outcome]
 
 
 class InFlight:
@@ -33,9 +33,9 @@ class InFlight:
         self.waiting: deque[HandlerTask] = deque()
         self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
         self.running: set[HandlerTask] = set()
-        self.ended: list[Ended] = []
+        self.ended: list[EndedTask] = []
         self.size = 0  # characters of payloads and headers of all rows that are not settled
-        self.settling: list[Ended] = []
+        self.settling: list[EndedTask] = []
         self.some_ended = asyncio.Event()  # cleared by whoever settles
         self.room = asyncio.Event()  # a place may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
@@ -73,7 +73,7 @@ class InFlight:
                 return True
         return False
 
-    def to_settle(self) -> list[Ended]:
+    def to_settle(self) -> list[EndedTask]:
         """What has ended since the last call; `note_settled()` must follow."""
         self.settling, self.ended = self.ended, []
         return self.settling

@@ -7,7 +7,7 @@ import anyio
 from dispatcher.core.events import Observer, Settled
 from dispatcher.core.outcome import BatchOutcomes, Released
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.handlers.in_flight import Ended, InFlight
+from dispatcher.relay.handlers.in_flight import EndedTask, InFlight
 from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.policy import PauseCheck
@@ -34,7 +34,7 @@ class HandlerSettler:
         while True:
             await in_flight.some_ended.wait()
             in_flight.some_ended.clear()
-            by_claim: dict[str, list[Ended]] = {}
+            by_claim: dict[str, list[EndedTask]] = {}
             for ended in in_flight.to_settle():
                 by_claim.setdefault(ended[0].claim_id, []).append(ended)
             for claim_id, batch in by_claim.items():

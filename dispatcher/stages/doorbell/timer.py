@@ -6,7 +6,7 @@ from math import inf
 
 import anyio.lowlevel
 
-Watch = Callable[[Callable[[], None] | None], None]
+WhenReadable = Callable[[Callable[[], None] | None], None]
 
 
 class WakeTimer:
@@ -34,7 +34,7 @@ class WakeTimer:
         self._now, self._due_at = False, inf
         return True
 
-    async def wait(self, deadline: float, watch: Watch | None = None) -> bool:
+    async def wait(self, deadline: float, watch: WhenReadable | None = None) -> bool:
         """Wait until a nudge or the deadline. False: one of these two was there already.
 
         `watch` is told what to call when something else ends the wait, and after the wait None: no more. One future and
