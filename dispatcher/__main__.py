@@ -4,8 +4,8 @@ import sys
 
 from dispatcher.infra import descriptors, early_stop
 
-descriptors.open_missing()
-early_stop.watch(sys.argv[1:])
+descriptors.open_closed_standard_streams()
+early_stop.end_on_signals(sys.argv[1:])
 
 from dispatcher.cli import main  # noqa: E402 -- it takes a third of a second
 

@@ -9,8 +9,8 @@ import sys
 from dispatcher.infra import descriptors, early_stop
 
 if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
-    descriptors.open_missing()
-    early_stop.watch(sys.argv[1:])
+    descriptors.open_closed_standard_streams()
+    early_stop.end_on_signals(sys.argv[1:])
 
 import errno
 import importlib

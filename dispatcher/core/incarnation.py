@@ -1,4 +1,4 @@
-"""Which incarnation of Redis a connection leads to, and what is known of the end of a stream.
+"""Which incarnation of Redis a connection leads to, and what is known of the end of a stream: its newest entries.
 
 Another incarnation may have lost what this one acknowledged. A stream may also lose its end while its server runs on:
 by FLUSHALL, DEL, RENAME, or when an older copy of the stream is put in its place.

@@ -54,7 +54,8 @@ class FailedForGood:
 class Released:
     """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): due again at no cost.
 
-    `error`: how the sink failed, or why no handler ran; None: another row kept it back, which says nothing of the sink.
+    `error`: how the sink failed, or why no handler ran; None: it was not sent, as another row kept it back or
+    we stopped; that says nothing of the sink.
     """
 
     error: str | None = None

@@ -35,7 +35,7 @@ class ClaimedRow(NamedTuple):
     id: int
     next_run_at: datetime  # naive, UTC; the claim's order, with id; the keyset cursor; see `fresh`
     event_id: str
-    message_id: str
+    message_id: str  # another name of the event, for applications that have one of their own; else event_id
     event_type: str
     aggregate_type: str
     aggregate_id: str

@@ -9,7 +9,7 @@ import os
 import sys
 
 
-def open_missing() -> None:
+def open_closed_standard_streams() -> None:
     """Open /dev/null in place of those that are closed. Before anything else is opened."""
     for descriptor in range(3):  # upwards: open() takes the lowest that is free
         try:

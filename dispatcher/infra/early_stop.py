@@ -27,7 +27,7 @@ class _End:
         os._exit(self._code)
 
 
-def watch(arguments: list[str]) -> None:
+def end_on_signals(arguments: list[str]) -> None:
     """From now on a signal ends the process. `arguments`: the command line without the program's name.
 
     With exit code 0 for `run`, which is meant to be stopped so; any other command did not do what it was called for.

@@ -5,7 +5,7 @@ import socket
 from functools import partial
 from typing import Any
 
-from dispatcher.infra.asked import in_a_thread
+from dispatcher.infra.blocking import in_a_thread
 
 MOST = 32  # different look-ups that hang at once
 

@@ -51,7 +51,7 @@ class Sessions:
             postgres.prepare(targets.check)
             postgres.precedence = precedence
         for lane in self.lanes:
-            lane.lanes_alike = [other for other in self.lanes if other is not lane]
+            lane.stand_ins = [other for other in self.lanes if other is not lane]
         for postgres in self.claiming:
             postgres.prepare(targets.try_out)
         self.chores.prepare(_limit_lock_waits)

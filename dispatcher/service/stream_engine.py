@@ -94,7 +94,8 @@ def build_stream_engine(
             OrderParts(c.stream_slots, hold=s.order_on_dead == "hold") if c.stream_slots is not None else None,
         ),
         batch_size=s.batch_size,
-        # In order it claims by its slots, which are its own by that id: whoever takes them away fences it first.
+        # In order the claim asks in Postgres whether its slots are still owned by this id. So it carries the id also
+        # without the lock: a dispatcher that takes the slots away ends our sessions first.
         dispatcher_id=c.registry.locked_id if c.stream_slots is None else lambda: c.registry.id,
         wake_handlers=wake_handlers,
         observe=c.observe,
@@ -130,7 +131,7 @@ def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe
     searches = Searcher(
         connection(f"look-{c.name}", _found_out_by_its_user),
         deadline_s,
-        lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
+        lambda connected: redis_loss.verify(connected, publisher_at=publisher.incarnation),
     )
     gate = SinkGate(
         publisher,
@@ -148,7 +149,7 @@ def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe
         layout=layout,
         timeout_s=deadline_s,
         observe=lambda event: None if _is_routine(event) else observe(event),
-        verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
+        verify=lambda connected: redis_loss.verify(connected, publisher_at=publisher.incarnation),
         searcher=searches,
         retry_misconfigured=True,
         in_order=c.stream_slots is not None,

@@ -16,7 +16,7 @@ from typing import Literal
 from aiohttp import web
 
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from dispatcher.sidecar.errors import HttpHandler, Refusal
 
 TOKEN_S = 1.0  # the token's file is read at most once in so long: a flood of requests must not be a flood of reads
@@ -59,7 +59,7 @@ class AccessControl:
         listens_on: str = "0.0.0.0",  # noqa: S104 -- the careful assumption
         hosts: Sequence[str] = (),
     ) -> None:
-        self._asked = Asked(token)
+        self._asked = CurrentSetting(token)
         self._token_s = token_s
         self._loopback = is_loopback(listens_on)
         self._added = [host.lower() for host in hosts]

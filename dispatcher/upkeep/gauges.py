@@ -23,7 +23,7 @@ from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.known_groups import GroupWatch, KnownGroup, Loss, latest_loss
 from dispatcher.core.outages import reply_of, tells_nothing
 from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisTarget
@@ -221,7 +221,7 @@ async def run(
     `redis_url` is called before each sample, so that a rotated password is used without a restart; it gives "" when no
     event goes to the stream.
     """
-    asked = Asked(redis_url)
+    asked = CurrentSetting(redis_url)
     url, redis = "", None
     current_url: str | None = None
     lookups = Lookups(held, groups=GroupsLookup(), positions=_positions(streams))

@@ -35,8 +35,8 @@ class PauseWatcher:
     `sessions` are asked in this order: the first that is open. The control session comes first: while the relay polls,
     or all lanes wait for an answer, this read is all that is asked on it, and with its short timeout it finds a network
     gone silent many seconds before a lane does. `changed()` is called when the switch changed.
-    `condition()`: what this dispatcher says of itself beside, as JSON. `figures()`: what it says with it and is no
-    news, since it changes all the time.
+    `condition()`: the state of this dispatcher, as JSON; it is written with the acknowledgement, at once when it
+    changes. `figures()`: written with it too; they change all the time, so a change of them is not written at once.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class PauseWatcher:
         if rows is None:
             return False
         [(self._generation, paused, at, by, reason, layout)] = rows
-        layout_changed = await self._layout.heard(layout, self._fetch)
+        layout_changed = await self._layout.heard(layout, self._fetch)  # None: Postgres did not answer
         if layout_changed is None and self._paused is None and not self._forbidden:
             return False  # at the start nothing is claimed before the layout is known, for handlers either
         if layout_changed:

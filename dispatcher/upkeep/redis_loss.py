@@ -70,10 +70,13 @@ class RedisLossAudit:
         self._proxied = False  # the run id is one of a connection, and tells nothing; written by _is_behind_proxy()
         self._lengths = [0] * len(self._streams)  # at the last check
 
-    async def verify(self, connection: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
+    async def verify(
+        self, connection: RedisConnection, *, publisher_at: RedisIncarnation | None = None
+    ) -> RedisIncarnation:
         """The incarnation that this connection leads to; once this returns, Postgres names it as the stream's holder.
 
-        `holds`: what another open connection of ours was verified to lead to; for the same one Postgres is not asked.
+        `publisher_at`: where the connection that publishes was verified to lead to; for the same one Postgres is not
+        asked.
         Raises Unreachable while nothing may be published there: a replica, a server that loads, Postgres away.
         """
         seen = await self._ask_server(connection)
@@ -81,8 +84,8 @@ class RedisLossAudit:
             return RedisIncarnation()
         # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
         connection.known_entries.begin(seen.last_ids, seen.clock_ms)
-        if holds is not None and holds.same_server(seen.incarnation):
-            return holds
+        if publisher_at is not None and publisher_at.same_server(seen.incarnation):
+            return publisher_at
         noted = await self._servers.noted(seen.incarnation)
         if len(noted) == len(self._streams):
             held = _with_lives(seen.incarnation, noted)

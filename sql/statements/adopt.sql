@@ -5,7 +5,7 @@
 --   picked without a claim id), owner (the dispatcher whose rows these are; NULL: any); left_out (slots of shards whose node is away);
 --   escaped (whether each byte of event_type that is not ASCII comes as \ooo, for one of them cannot be read); layout (the fingerprint of
 --   ours: rows for a stream only while it stands, for another layout searches other streams; NULL: no row for a stream).
--- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
+-- Returns: id, event_id, stream_id (the floor, or the mark of a row for a handler, see HandlerMark), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/adopted.py
 -- Index: message_outbox_due_idx, layout_pkey; walks all that is unsettled, which is affordable because it is rare.

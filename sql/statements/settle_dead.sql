@@ -14,12 +14,12 @@ WITH buried AS (
         attempts = o.attempts + 1,
         last_error = s.error,
         stream_id = NULL
-    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(raised_at)s::text[]) AS s (id, error, place)
+    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(raised_at)s::text[]) AS s (id, error, raised_at)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s
       AND o.status = 'picked'
     RETURNING o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id,
-              o.payload, o.headers, o.attempts, o.last_error, o.occurred_at, o.picked_by, s.place
+              o.payload, o.headers, o.attempts, o.last_error, o.occurred_at, o.picked_by, s.raised_at
 ),
 copied AS (
     INSERT INTO messaging.message_dlq AS d
@@ -46,7 +46,7 @@ copied AS (
 noted AS (
     INSERT INTO messaging.message_history (outbox_id, at, what, attempt, actor, error, place)
     SELECT b.id, coalesce(%(now)s::timestamptz, clock_timestamp()), 'died', b.attempts,
-           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = b.picked_by), b.last_error, b.place
+           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = b.picked_by), b.last_error, b.raised_at
     FROM buried AS b
 ),
 forgotten AS (

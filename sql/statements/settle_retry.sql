@@ -14,16 +14,16 @@ WITH failed AS (
         last_error = s.error,
         stream_id = NULL
     FROM unnest(%(ids)s::bigint[], %(delays)s::double precision[], %(errors)s::text[], %(costs)s::integer[], %(raised_at)s::text[])
-        AS s (id, delay_s, error, cost, place)
+        AS s (id, delay_s, error, cost, raised_at)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s
       AND o.status = 'picked'
-    RETURNING o.id, o.attempts, o.picked_by, s.error, s.cost, s.place
+    RETURNING o.id, o.attempts, o.picked_by, s.error, s.cost, s.raised_at
 ),
 noted AS (
     INSERT INTO messaging.message_history (outbox_id, at, what, attempt, actor, error, place)
     SELECT f.id, coalesce(%(now)s::timestamptz, clock_timestamp()), 'failed', f.attempts,
-           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = f.picked_by), f.error, f.place
+           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = f.picked_by), f.error, f.raised_at
     FROM failed AS f
     WHERE f.cost > 0
 ),

@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.errors import Unreachable
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from tests.integration.test_processes import workers
 from tests.support.child import StartCli
 from tests.support.redis import StartValkey
@@ -73,14 +73,14 @@ async def test_the_last_known_value_serves_while_a_file_hangs() -> None:
             goes_on.wait(60)
         return values[0]
 
-    asked = Asked(ask, patience_s=60.0)
+    asked = CurrentSetting(ask, patience_s=60.0)
     assert await asked.get() == "one"
     values.pop(0)
     asked._patience_s = 0.05
     assert [await asked.get() for _ in range(3)] == ["one"] * 3
     goes_on.set()
     await becomes(asked.get, "two")
-    never = Asked(threading.Event().wait, patience_s=0.05)
+    never = CurrentSetting(threading.Event().wait, patience_s=0.05)
     with pytest.raises(Unreachable, match="did not answer within"):
         await never.get()
 

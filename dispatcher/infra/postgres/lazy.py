@@ -12,7 +12,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost, Unreachable
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -32,7 +32,7 @@ class LazySession:
     """`fetch` runs one statement. `run()` has to run beside it, or the session is never closed."""
 
     def __init__(self, target: Callable[[], PostgresTarget], *, prepare: Callable[[Session], Awaitable[None]]) -> None:
-        self._target = Asked(target)
+        self._target = CurrentSetting(target)
         self._prepare = prepare
         self._turn = anyio.Lock()  # its holder may use and replace the session
         self._asking = 0  # written by fetch()

@@ -11,7 +11,7 @@ from anyio.abc import TaskStatus
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, NoConnectionLeft, SessionLost, Unreachable
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.precedence import Precedence
 from dispatcher.infra.postgres.session import Session, describe
@@ -41,19 +41,21 @@ class ReconnectingSession:
     """
 
     def __init__(self, target: PostgresTarget | Callable[[], PostgresTarget], purpose: str, *, rng: Random) -> None:
-        self._target = Asked(target) if callable(target) else target
+        self._target = CurrentSetting(target) if callable(target) else target
         self.purpose = purpose
         self._rng = rng
         self._prepare: list[PrepareSession] = []
         self._on_change: list[OnChange] = []
         self._up = anyio.Event()  # replaced by _lost()
-        self._look = anyio.Event()  # replaced whenever this session or one that stands in comes up
+        self._look = anyio.Event()  # replaced whenever this session or one of `stand_ins` comes up
         self._down = anyio.Event()  # replaced by keep() for each session
         self._denied = anyio.Event()  # replaced by _until_lost()
         self._opened = ""  # the connection string of the session; written by _open()
         self.session: Session | None = None  # written by keep() and _lost()
         self.other_sessions: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
-        self.lanes_alike: Sequence[ReconnectingSession] = ()  # lanes that do the same; written as `other_sessions` is
+        self.stand_ins: Sequence[
+            ReconnectingSession
+        ] = ()  # sessions that can do what this one does: for a lane the other lanes; written as `other_sessions` is
         self.precedence: Precedence | None = None  # which session comes first; written as `other_sessions` is
 
     def prepare(self, step: PrepareSession) -> None:
@@ -98,7 +100,7 @@ class ReconnectingSession:
                     self.session = session
                     self._changed(True, None)
                     self._up.set()
-                    for each in (self, *self.lanes_alike):
+                    for each in (self, *self.stand_ins):
                         each.look_again()
                     if self.precedence is not None:
                         self.precedence.found_one(self)
@@ -132,7 +134,7 @@ class ReconnectingSession:
 
     async def _is_outdated(self) -> bool:
         try:
-            return isinstance(self._target, Asked) and (await self._target.get()).conninfo != self._opened
+            return isinstance(self._target, CurrentSetting) and (await self._target.get()).conninfo != self._opened
         except DispatcherError:  # the file that holds the URL or the password is gone or half written
             return False
 
@@ -140,7 +142,7 @@ class ReconnectingSession:
         self._denied.set()
 
     async def _open(self) -> Session:
-        target = await self._target.get() if isinstance(self._target, Asked) else self._target
+        target = await self._target.get() if isinstance(self._target, CurrentSetting) else self._target
         self._opened = target.conninfo
         session = await connect(target, self.purpose)
         try:
@@ -161,9 +163,9 @@ class ReconnectingSession:
         return self.session
 
     async def get_any(self) -> Session:
-        """The session, or that of a stand-in: for what has to be done, by whichever is there."""
+        """The session, or the first of `stand_ins` that is open; waits until there is one."""
         while True:
-            for each in (self, *self.lanes_alike):
+            for each in (self, *self.stand_ins):
                 if each.session is not None:
                     return each.session
             await self._look.wait()

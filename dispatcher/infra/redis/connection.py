@@ -1,4 +1,4 @@
-"""The sink's connection: opened, introduced to the server, and known to be up or down."""
+"""The sink's connection: opened, signed in, and known to be up or down."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.known_entries import NONE, KnownEntries
 from dispatcher.core.outages import tells_nothing
-from dispatcher.infra.asked import Asked
+from dispatcher.infra.blocking import CurrentSetting
 from dispatcher.infra.redis.cluster import no_single_server
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.reach import candidates, leads_elsewhere, open_pipe, sign_in
@@ -44,7 +44,7 @@ class RedisConnection:
         connect_timeout_s: float,
         on_lost: Callable[[str], None],
     ) -> None:
-        self._target = Asked(target) if callable(target) else target
+        self._target = CurrentSetting(target) if callable(target) else target
         self._connected_to: RedisTarget | None = None  # written by connect()
         self._name = client_name(name)
         self.streams = tuple(streams)
@@ -140,7 +140,7 @@ class RedisConnection:
                 try:
                     await self._handshake(pipe, target, where)
                 except BaseException:
-                    pipe.abort("the introduction failed")
+                    pipe.abort("the handshake failed")
                     raise
         except TimeoutError:
             hint = " (rediss:// speaks TLS: a server that does not needs redis://)" if target.tls else ""
@@ -159,7 +159,7 @@ class RedisConnection:
         self._pipe, self._connected_to = pipe, target
 
     async def _wanted(self) -> RedisTarget:
-        return await self._target.get() if isinstance(self._target, Asked) else self._target
+        return await self._target.get() if isinstance(self._target, CurrentSetting) else self._target
 
     async def leads_elsewhere(self) -> bool:
         """Whether the settings name another server by now than the one this connection was made to."""

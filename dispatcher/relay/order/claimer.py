@@ -104,7 +104,7 @@ class OrderedClaimer(Claimer):
             # second for nothing.
             return none_claimed(claim_id, floor)._replace(full=bool(self._order.slots.owned))
         group.leave_out(self._left_out)
-        if not group.open:
+        if not group.not_left_out:
             group.more = False
             return none_claimed(claim_id, floor)._replace(full=self._order.groups.more)
         self.in_flight.add(claim_id)
@@ -136,7 +136,7 @@ class OrderedClaimer(Claimer):
         if len(kept.rows) < len(batch.rows):
             order.claimed(kept)
         if order.one_per_aggregate:
-            order.open_all_slots(batch.claim_id)
+            order.leave_slots(batch.claim_id)
         return kept
 
     async def _claim_group(
@@ -171,8 +171,8 @@ class OrderedClaimer(Claimer):
             floor=floor,
             mark=mark,
             mask=group.mask_parameter,
-            owned=group.open.bit_count(),
-            slot_epochs=self._order.slots.slot_epochs(group.open),
+            owned=group.not_left_out.bit_count(),
+            slot_epochs=self._order.slots.slot_epochs(group.not_left_out),
             layout=self._policy.layout,
             most_bytes=self._policy.max_payload_bytes,
             event_types=self._event_types,

@@ -29,14 +29,15 @@ class SlotGroup:
     more: bool = True  # there may be something to claim
 
     @property
-    def open(self) -> SlotMask:
+    def not_left_out(self) -> SlotMask:
         """Its slots without those that are left out."""
         return self.mask & ~self.left_out
 
     @property
     def mask_parameter(self) -> str | None:
         """The slots as the statements take them; None: all."""
-        return None if self.open == ALL_SLOTS_MASK else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
+        mask = self.not_left_out
+        return None if mask == ALL_SLOTS_MASK else "\\x" + mask.to_bytes(SLOTS // 8, "little").hex()
 
     def leave_out(self, left_out: Iterable[int]) -> None:
         """From now on claim no row of these slots: what a claim passed over then may be claimed now."""

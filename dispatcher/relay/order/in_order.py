@@ -7,7 +7,7 @@ out of the claims: the other slots do not wait for them. What happens to a claim
 - `begin`: all slots of its group that are not left out are in hand.
 - `claimed`: Postgres has answered. Slots without a row of this claim are not in hand any more.
 - `answered`: Redis has answered. A row that is not known to be in the stream holds its aggregate. A slot with all its
-  rows there may be claimed again before the settle. (Handlers: `open_all_slots`, for each row holds its aggregate.)
+  rows there may be claimed again before the settle. (Handlers: `leave_slots`, for each row holds its aggregate.)
 - `settled`: Postgres has the outcomes. Slots without a row that is left are not in hand any more.
 - `claim_left_lanes`: rows isolated or kept aside go on, and hold. `released`, in place of these three: not published.
 """
@@ -51,7 +51,7 @@ class InOrder:
 
     slots: OwnedSlots
     held: Held
-    watch: HeldWatch
+    held_watch: HeldWatch
     groups: SlotGroups
     claims_in_flight: Callable[[], Collection[str]]
     wake_relay: Callable[[], None]
@@ -76,7 +76,7 @@ class InOrder:
         if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
             self._connection_epochs = connection_epochs
             self.groups.reset()
-        if await self.watch.check(session, self.slots, self.held, self.claims_in_flight()):
+        if await self.held_watch.check(session, self.slots, self.held, self.claims_in_flight()):
             self.groups.reset()
         with anyio.move_on_after(WAIT_S):
             while (group := self._next(mask_of(left_out))) is None:
@@ -110,9 +110,9 @@ class InOrder:
         self.rescan()
 
     def begin(self, claim_id: str, group: SlotGroup) -> None:
-        """Take the open slots of this group in hand: its claim is about to be sent."""
-        self.slots.begin_claim(group.open)
-        self._in_flight[claim_id] = ClaimInFlight(group.open, self._connection_epochs)
+        """Take the slots of this group in hand, but those left out: its claim is about to be sent."""
+        self.slots.begin_claim(group.not_left_out)
+        self._in_flight[claim_id] = ClaimInFlight(group.not_left_out, self._connection_epochs)
 
     def claimed(self, batch: Batch) -> None:
         """Note the rows of a claim: only slots of which it has a row stay in hand."""
@@ -165,11 +165,11 @@ class InOrder:
             batch = batch.only(kept)
         return batch._replace(after_dead=after_dead) if after_dead else batch
 
-    def open_all_slots(self, claim_id: str) -> None:
+    def leave_slots(self, claim_id: str) -> None:
         """Let other rows of its slots be claimed before the claim is settled: each of its rows holds its aggregate."""
         claim = self._in_flight.get(claim_id)
         if claim is not None:
-            self._open_slots(claim, claim.in_hand)
+            self._take_out_of_hand(claim, claim.in_hand)
 
     def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
         """This row of ours is not known to be in the stream, and perhaps will not get there."""
@@ -196,7 +196,7 @@ class InOrder:
                 for row_id in sent:
                     if row_id not in claim.refused:
                         claim.not_in_stream.pop(row_id, None)
-            self._open_slots(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
+            self._take_out_of_hand(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
 
     def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have named."""
@@ -236,7 +236,7 @@ class InOrder:
         claim = self._in_flight.get(claim_id)
         if claim is not None:
             self.forgotten(claim.rows)
-            self.watch.check_soon()
+            self.held_watch.check_soon()
             self.rescan()
         self.claim_left_lanes(claim_id)
 
@@ -254,7 +254,7 @@ class InOrder:
         """No lane has these rows any more: what holds as ours was lost, or is kept aside; the next check finds out."""
         self.note_not_ours([row_id for row_id in ids if self.held.reason(row_id) is HoldReason.OUR_CLAIM])
 
-    def _open_slots(self, claim: ClaimInFlight, mask: SlotMask) -> None:
+    def _take_out_of_hand(self, claim: ClaimInFlight, mask: SlotMask) -> None:
         """Let these slots be claimed before we settle: all their rows are in the stream, or hold their aggregates."""
         if mask:
             self.slots.let_next_claim(mask)

@@ -29,7 +29,7 @@ TOGETHER_S = 0.005  # how long shards that have answered wait for other shards, 
 class SinkBatch(NamedTuple):
     """What a turn wrote to one sink, and the rows that are isolated because they failed before.
 
-    `began`: when the turn began, after its sleep, in monotonic seconds.
+    `began`: when the turn went on after its sleep, and after its wait for the sink, in monotonic seconds.
     """
 
     sink: Sink

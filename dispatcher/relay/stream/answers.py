@@ -116,7 +116,7 @@ class SinkAnswers:
 
     async def _end(self, postgres: ReconnectingSession, began: float, error: str | None) -> None:
         if self.order is not None and self.order.held.announced:  # dead events of which a later entry has told by now
-            await self.order.watch.write_announced(postgres, self.order.held)
+            await self.order.held_watch.write_announced(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:

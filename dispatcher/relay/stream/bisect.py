@@ -87,7 +87,7 @@ class PoisonBisector:
     @property
     def claims(self) -> set[str]:
         """The ids of the claims whose rows are isolated."""
-        return {case.batch.claim_id for case in self._queue}
+        return {isolated.batch.claim_id for isolated in self._queue}
 
     def stop(self) -> None:
         """Release all rows, and let run() end."""
@@ -96,13 +96,13 @@ class PoisonBisector:
 
     async def add(self, postgres: ReconnectingSession, batch: Batch) -> None:
         """Isolate rows of a claim. Waits while too many batches are isolated."""
-        case = IsolatedBatch(postgres, batch)
+        isolated = IsolatedBatch(postgres, batch)
         if self._stopping.is_set():
-            await self._release(case, batch.rows)
+            await self._release(isolated, batch.rows)
             return
-        self._queue.append(case)
+        self._queue.append(isolated)
         self._note_change()
-        while len(self._queue) > MAX_WAITING and case in self._queue:
+        while len(self._queue) > MAX_WAITING and isolated in self._queue:
             await self._changed.wait()
 
     async def run(self) -> None:
@@ -126,29 +126,31 @@ class PoisonBisector:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
-    async def _narrow(self, case: IsolatedBatch) -> None:
-        alone = [[row] for row in case.batch.rows if row.suspect]
-        others = [row for row in case.batch.rows if not row.suspect]
+    async def _narrow(self, isolated: IsolatedBatch) -> None:
+        alone = [[row] for row in isolated.batch.rows if row.suspect]
+        others = [row for row in isolated.batch.rows if not row.suspect]
         pieces = [*reversed(alone), *([others] if others else [])]  # the last one first
         while pieces:
             # First the connection, then the leases: who fences us ends our connection before adopting our rows.
-            if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_stable(case, pieces)):
-                await self._release(case, [row for piece in pieces for row in piece])
+            if not await self._takes_entries() or (
+                pieces[-1][0].suspect and not await self._is_stable(isolated, pieces)
+            ):
+                await self._release(isolated, [row for piece in pieces for row in piece])
                 return
             piece = pieces.pop()
             if self.order is not None:
-                piece = await self._in_order(case, self.order, piece)
-            ours = await self._still_ours(case, piece)
+                piece = await self._in_order(isolated, self.order, piece)
+            ours = await self._still_ours(isolated, piece)
             if ours:
-                pieces += await self._try(case, ours)
+                pieces += await self._try(isolated, ours)
 
-    async def _in_order(self, case: IsolatedBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
+    async def _in_order(self, isolated: IsolatedBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
         """Those of our rows that wait for no row that failed here. The rows that wait are released."""
-        ours = await self._still_ours(case, piece)
+        ours = await self._still_ours(isolated, piece)
         order.note_not_ours([row.id for row in piece if row not in ours])
-        may_go = order.may_go(case.batch, ours)
+        may_go = order.may_go(isolated.batch, ours)
         if len(may_go) < len(ours):
-            await self._release(case, [row for row in ours if row not in may_go])
+            await self._release(isolated, [row for row in ours if row not in may_go])
         return may_go
 
     async def _takes_entries(self) -> bool:
@@ -160,30 +162,30 @@ class PoisonBisector:
         self._gate.note_outcomes(BatchOutcomes(sink_error=why))
         return False
 
-    async def _is_stable(self, case: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
+    async def _is_stable(self, isolated: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
         rows = [row for piece in pieces for row in piece]
         return await self._suspects.wait_until_stable(
-            self._policy.claims.lease_s / 8, lambda: self._still_ours(case, rows)
+            self._policy.claims.lease_s / 8, lambda: self._still_ours(isolated, rows)
         )
 
-    async def _still_ours(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
+    async def _still_ours(self, isolated: IsolatedBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
         """Renew the leases of these rows, and now and then of the queue. Returns which of these rows are still ours."""
         floor = self._gate.connection.floor  # none of the rows is in the stream now
         if self._waiting_leases.is_time(self._policy.claims.lease_s / 8):
             for other in list(self._queue):  # lanes add to it meanwhile
                 await self._waiting_leases.renew(other.postgres, rows_of([other.batch]), floor=floor)
         while True:
-            piece = case.batch._replace(rows=rows)
-            ours = await self._leases.renew(case.postgres, rows_of([piece]), floor=floor)
+            piece = isolated.batch._replace(rows=rows)
+            ours = await self._leases.renew(isolated.postgres, rows_of([piece]), floor=floor)
             if ours is not None:
                 return [row for row in rows if (row.id, piece.claim_id) in ours]
             if self._stopping.is_set():
                 return []
 
-    async def _try(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
+    async def _try(self, isolated: IsolatedBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle these rows. Returns the pieces to be tried again, the last one first."""
         connection = self._gate.connection
-        piece = case.batch._replace(rows=rows, floor=connection.floor)
+        piece = isolated.batch._replace(rows=rows, floor=connection.floor)
         written = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
         replies = await replies_of(written)
         outcomes = self._answers.outcomes_of(piece, written, replies)
@@ -194,7 +196,7 @@ class PoisonBisector:
         unanswered = set(outcomes.unknown)
         others = [each.batch for each in self._queue]
         if outcomes.unknown:
-            await self._reconciler.reconcile(self._gate, case.postgres, piece, outcomes, renew_too=others)
+            await self._reconciler.reconcile(self._gate, isolated.postgres, piece, outcomes, renew_too=others)
         again: list[list[ClaimedRow]] = []
         if cut:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
@@ -210,7 +212,7 @@ class PoisonBisector:
             elif missing and self._suspects.judge(rows[0], outcomes, self._policy.retry):
                 again = [missing]
         self._suspects.passed(outcomes.sent_ids)
-        await self._answers.settle(case.postgres, piece, outcomes, renew_too=others)
+        await self._answers.settle(isolated.postgres, piece, outcomes, renew_too=others)
         return again
 
     def _split(
@@ -239,6 +241,6 @@ class PoisonBisector:
         self._observe(ClosedConnection(row.id, size))
         return []
 
-    async def _release(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> None:
+    async def _release(self, isolated: IsolatedBatch, rows: list[ClaimedRow]) -> None:
         outcomes = BatchOutcomes(released=[row.id for row in rows])
-        await self._answers.settle(case.postgres, case.batch, outcomes)
+        await self._answers.settle(isolated.postgres, isolated.batch, outcomes)

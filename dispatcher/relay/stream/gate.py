@@ -1,7 +1,7 @@
 """The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, searches.
 
-The gate is open while its breaker is closed, and shut while its breaker is open. An outage of Redis costs no row an
-attempt: nothing is claimed for it while the gate is shut, and rows that were in flight are released.
+The gate is open while its breaker is closed, and shut while its breaker is open and waits. An outage of Redis costs no
+row an attempt: nothing is claimed for it while the gate is shut, and rows that were in flight are released.
 """
 
 from time import monotonic

@@ -36,7 +36,8 @@ TRY_SINKS_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SinkParts:
-    """What a sink is made of. `bisector_gate`: of the connection for isolated rows.
+    """What a sink is made of. `bisector_gate`: of the connection for isolated rows. `flow`: what limits how many rows
+    may be published, for the sake of consumer groups that lag (backpressure).
 
     `slots`: rows of these slots go to this sink; empty: all rows.
     """

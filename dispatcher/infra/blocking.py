@@ -39,7 +39,7 @@ def in_a_thread(function: Callable[[], T], name: str) -> "asyncio.Future[T]":
     return future
 
 
-class Asked(Generic[T]):
+class CurrentSetting(Generic[T]):
     """A setting as it is now. `ask()` may read it from a mount that hangs: then the last known one serves."""
 
     def __init__(self, ask: Callable[[], T], *, patience_s: float = PATIENCE_S) -> None:
