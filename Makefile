@@ -58,7 +58,7 @@ django-shop: $(EXAMPLES) ## a shop in Django: orders, their events, invoices by 
 tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which some tests need (they skip without)
 	@.ci/debian
 
-test: $(DEV) ## every test, against real Postgres and Valkey
+test: $(DEV) ## all tests but the slow faults (make faults), against real Postgres and Valkey
 	@$(PYTEST) -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 faults: $(DEV) ## every fault on real processes, without and with order (ORDER=none|aggregate: one of them)
