@@ -30,6 +30,7 @@ from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import Running
 from tests.support.tap import Tap
+from tests.support.tls import behind_tls
 from tests.support.waiting import becomes
 
 ROLES = (Path(__file__).parents[2] / "sql" / "roles.sql").read_text(encoding="utf-8")
@@ -191,6 +192,25 @@ async def test_a_user_of_redis_is_replaced_by_another(database_url, db, own_valk
             assert (await it.tap.next(Settled, lambda event: event.sent > 0)).sent == len(waiting)
             it.tap.forget()
             await it.tap.next(Sampled, lambda event: event.stream_length == 2)  # the gauges too
+            await one_more_goes_out(db, it.tap)
+
+
+@pytest.mark.promise("rotation")
+async def test_redis_that_has_gone_silent(database_url, db, redis_url, certificate, proxy, tmp_path):
+    """The connections from before wait for the end of TLS, which nobody answers."""
+    file = tmp_path / "redis_url"
+    async with behind_tls(redis_url, certificate) as port:
+        through = await proxy(f"rediss://127.0.0.1:{port}")
+        url = f"rediss://127.0.0.1:{through.port}/0?ssl_ca_certs={certificate.authority}"
+        file.write_text(url)
+        async with running(database_url=database_url, redis_url_file=file) as it:
+            await one_more_goes_out(db, it.tap)
+            it.tap.forget()
+            await it.tap.next(Sampled, lambda event: event.stream_length == 1)
+            through.lose_links()
+            file.write_text(url.replace("rediss://", "rediss://default:@"))
+            it.tap.forget()
+            await it.tap.next(Sampled, lambda event: event.stream_length == 1)
             await one_more_goes_out(db, it.tap)
 
 

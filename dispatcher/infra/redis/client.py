@@ -9,6 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from dispatcher.core.redis_url import read_redis_url
+from dispatcher.infra.redis.closing import close_at_once, closing_at_once
 from dispatcher.infra.redis.cluster import ClusterTarget
 from dispatcher.infra.redis.sentinel import client_of_primary
 from dispatcher.infra.redis.target import RedisTarget, next_after_s
@@ -34,6 +35,13 @@ class _Secure(_EachAddress, SSLConnection):
 
 class _Cluster(RedisCluster):
     """Closes also what it opened to find the nodes, when that failed or was cut short: redis-py leaves it open."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for node in self.nodes_manager.startup_nodes.values():
+            close_at_once(node)
+        of_later_nodes = self.nodes_manager.connection_kwargs
+        of_later_nodes["connection_class"] = closing_at_once(of_later_nodes["connection_class"])
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -64,6 +72,7 @@ def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
     client: Redis = Redis.from_url(url, **patience)
     pool = client.connection_pool
     pool.connection_class = _CLASSES.get(pool.connection_class, pool.connection_class)
+    close_at_once(pool)
     return client
 
 

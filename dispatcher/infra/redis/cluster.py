@@ -21,6 +21,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_failure
+from dispatcher.infra.redis.closing import closing_at_once
 from dispatcher.infra.redis.shapes import ODD_REPLY
 
 SLOTS = 16384
@@ -43,16 +44,12 @@ class ClusterTarget:
     def __str__(self) -> str:
         return ", ".join(f"{host}:{port}" for host, port in self.addresses)
 
-    def options(self, timeout_s: float) -> dict[str, Any]:
-        """How redis-py connects to a node."""
+    def node(self, address: Address, timeout_s: float) -> ClusterNode:
+        """To ask one node, through redis-py; whoever has one disconnects it."""
         options = asking_options(timeout_s, self.tls)
-        secure = options.pop("ssl", False)
-        return {
-            "username": self.username,
-            "password": self.password,
-            "connection_class": SSLConnection if secure else Connection,
-            **options,
-        }
+        connection_class = closing_at_once(SSLConnection if options.pop("ssl", False) else Connection)
+        options |= {"username": self.username, "password": self.password}
+        return ClusterNode(*address, connection_class=connection_class, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +144,7 @@ _asked_now: list[tuple[_Asked, asyncio.Future[Topology | DispatcherError | None]
 
 
 async def _ask(target: ClusterTarget, address: Address, timeout_s: float, views: _Views) -> None:
-    node = ClusterNode(*address, **target.options(timeout_s))
+    node = target.node(address, timeout_s)
     where = f"Redis at {address[0]}:{address[1]}"
     try:
         with anyio.fail_after(timeout_s):

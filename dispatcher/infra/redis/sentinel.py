@@ -5,7 +5,7 @@ names a server that was demoted) is outvoted, or found out: whoever connects ask
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_failure
+from dispatcher.infra.redis.closing import close_at_once
 from dispatcher.infra.redis.shapes import ODD_REPLY
 
 
@@ -41,6 +42,19 @@ class Sentinels:
             "password": self.password,
             **asking_options(timeout_s, self.tls),
         }
+
+
+class _Manager(Sentinel):
+    """Asks these of the sentinels. Its connections close at once."""
+
+    def __init__(self, sentinels: Sentinels, addresses: Sequence[Address], timeout_s: float) -> None:
+        super().__init__(addresses, sentinel_kwargs=sentinels.options(timeout_s))  # type: ignore[no-untyped-call]
+        for client in self.sentinels:
+            close_at_once(client.connection_pool)
+
+    async def aclose(self) -> None:
+        for client in self.sentinels:
+            await client.aclose()
 
 
 @dataclass(slots=True)
@@ -69,7 +83,7 @@ async def named_primaries(sentinels: Sentinels, timeout_s: float) -> list[Addres
 
 
 async def _ask(sentinels: Sentinels, address: Address, timeout_s: float, answers: _Answers) -> None:
-    sentinel = Sentinel([address], sentinel_kwargs=sentinels.options(timeout_s))  # type: ignore[no-untyped-call]
+    sentinel = _Manager(sentinels, [address], timeout_s)
     try:
         with anyio.fail_after(timeout_s):
             try:
@@ -123,17 +137,20 @@ def _why(sentinels: Sentinels, answers: _Answers) -> Misconfigured | Unreachable
 
 
 class _Pool(SentinelConnectionPool):
-    """Closes the connections to the sentinels too."""
+    """Closes the connections to the sentinels too, and all at once."""
 
-    async def aclose(self) -> None:
-        await super().aclose()
-        await self.sentinel_manager.aclose()
+    def __init__(self, service: str, manager: _Manager, options: Mapping[str, Any]) -> None:
+        super().__init__(service, manager, **options)  # type: ignore[no-untyped-call]
+        close_at_once(self)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # the end; at a failover redis-py disconnects the others only
+            await self.sentinel_manager.aclose()
 
 
 def client_of_primary(sentinels: Sentinels, timeout_s: float, options: Mapping[str, Any]) -> Redis:
     """A client of redis-py that asks the sentinels at each connect. `options`: of its connections to the servers."""
-    manager = Sentinel(  # type: ignore[no-untyped-call]
-        sentinels.addresses, sentinel_kwargs=sentinels.options(timeout_s)
-    )
-    client: Redis = Redis.from_pool(_Pool(sentinels.service, manager, **options))  # type: ignore[no-untyped-call]
+    manager = _Manager(sentinels, sentinels.addresses, timeout_s)
+    client: Redis = Redis.from_pool(_Pool(sentinels.service, manager, options))
     return client

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import anyio
-from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import RedisError
 
 from dispatcher.core.counted import counted
@@ -97,7 +96,7 @@ async def _coverage(target: ClusterTarget, topology: Topology, timeout_s: float)
 async def _ask_coverage(
     target: ClusterTarget, address: Address, timeout_s: float, required: dict[Address, bool]
 ) -> None:
-    node = ClusterNode(*address, **target.options(timeout_s))
+    node = target.node(address, timeout_s)
     with suppress(RedisError, OSError, TimeoutError):
         found = await node.execute_command("CONFIG", "GET", COVERAGE)
         required[address] = b"yes" in (found.values() if isinstance(found, dict) else found)
