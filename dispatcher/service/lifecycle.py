@@ -30,6 +30,7 @@ from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.slot_keeper import SlotKeeper
 from dispatcher.upkeep.standing_layout import StandingLayout
+from dispatcher.upkeep.unanswered import watch_unanswered
 
 
 async def run(settings: Settings, *, observe: Observer | None = None) -> int:
@@ -108,7 +109,7 @@ class Service:
 
         return PauseWatcher(
             self._name,
-            [sessions.control, *sessions.claiming, sessions.upkeep, sessions.chores],
+            [*sessions.claiming, sessions.upkeep, sessions.chores],
             control=sessions.control,
             tick_s=self._settings.tick_ms / 1000,
             changed=changed,
@@ -212,6 +213,7 @@ class Service:
             opening.cancel_scope.cancel()
         if s.enabled:
             start_upkeep(beside, self._context, self._engine, self._order, self._keeper)
+        beside.start_soon(watch_unanswered, self._sessions.everything, name="unanswered statements")
         beside.start_soon(self._pause.run, self._engine.unfinished if s.enabled else None, name="pause")
         beside.start_soon(run_gauges, self._context, self._engine, name="gauges")
 

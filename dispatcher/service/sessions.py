@@ -41,7 +41,8 @@ class Sessions:
         # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
         self.api = LazySession(targets.api, prepare=targets.check)
 
-        everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
+        # All but api, whose statements are short. The control session first: see upkeep/unanswered.py.
+        everything = self.everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
         first = [self.upkeep, self.lanes[0], self.handlers, self.control, self.chores, *self.lanes[1:]]
         precedence = Precedence(
             first, lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER)))

@@ -42,7 +42,7 @@ class PostgresTargets:
     def control(self) -> PostgresTarget:
         """The target of the control session: its short timeout makes it the first to notice a silent network.
 
-        Something is asked on it every few seconds, whatever the relay does: see PauseWatcher.
+        When another session waits for an answer, it is asked about that one: see dispatcher/upkeep/unanswered.py.
         """
         target = self.direct()
         return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))

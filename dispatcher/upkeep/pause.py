@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.standing_layout import StandingLayout
 
-READ_EVERY_S = 5.0  # while the control session listens; also what finds a silent network: see PauseWatcher
+READ_EVERY_S = 7.0  # while the control session listens
 AGAIN_S = 1.0  # after a read that got no answer
 SOON_S = 0.05  # until Postgres answered for the first time
 
@@ -32,9 +32,7 @@ Unfinished = Callable[[], int]
 class PauseWatcher:
     """The switch as last read, and our acknowledgement. Its fields are written by its own task, but for `_rung`.
 
-    `sessions` are asked in this order: the first that is open. The control session comes first: while the relay polls,
-    or all lanes wait for an answer, this read is all that is asked on it, and with its short timeout it finds a network
-    gone silent many seconds before a lane does. `changed()` is called when the switch changed.
+    `sessions` are asked in this order: the first that is open. `changed()` is called when the switch changed.
     `condition()`: the state of this dispatcher, as JSON; it is written with the acknowledgement, at once when it
     changes. `figures()`: written with it too; they change all the time, so a change of them is not written at once.
     """

@@ -2,7 +2,7 @@
 --   after we released it.
 -- Parameters: pids (of the server's processes).
 -- Returns: one row a session. No row: they are gone already.
--- Loaded by: dispatcher/relay/claimer.py
+-- Loaded by: dispatcher/infra/postgres/reconnecting.py, dispatcher/relay/claimer.py
 -- Index: none; pg_stat_activity.
 SELECT pg_terminate_backend(a.pid, 5000)
 FROM pg_stat_activity AS a

@@ -56,6 +56,7 @@ class PreparedStatements:
         self._said = False  # something came unasked, and nobody looked since
         self._waits_for_room = False  # in the socket, to write
         self._lent = False  # within handed_over()
+        self.heard_at = 0.0  # when the server last said something, by the loop's clock
         # A duplicate: libpq may close its own, and a new connection's may get the same number.
         self._descriptor = os.dup(connection.fileno())
         not_for_children(self, lambda ours: [ours._descriptor] if ours._descriptor >= 0 else [])
@@ -181,6 +182,7 @@ class PreparedStatements:
                 self._loop.remove_writer(self._descriptor)
 
     def _readable(self) -> None:
+        self.heard_at = self._loop.time()
         try:
             self._pgconn.consume_input()
         except psycopg.Error as error:

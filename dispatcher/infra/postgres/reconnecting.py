@@ -1,6 +1,8 @@
 """A Postgres session that comes back: opened, watched and reopened with capped, jittered backoff."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from random import Random
 from time import monotonic
 from typing import Protocol
@@ -16,6 +18,7 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.precedence import Precedence
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.infra.sqlfiles import load
 
 RECONNECT = Backoff(base_s=0.1, cap_s=2.0)
 
@@ -52,6 +55,9 @@ class ReconnectingSession:
         self._denied = anyio.Event()  # replaced by _until_lost()
         self._opened = ""  # the connection string of the session; written by _open()
         self.session: Session | None = None  # written by keep() and _lost()
+        self.opening: Session | None = None  # connected, and being prepared; written by _open()
+        # Server processes of sessions that were lost: the server may not know, and keep their locks. See _end_former().
+        self._former: set[int] = set()
         self.other_sessions: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
         self.stand_ins: Sequence[
             ReconnectingSession
@@ -109,6 +115,7 @@ class ReconnectingSession:
                     task_status.started()
                 if session is not None:
                     await self._until_lost(session)
+                    self._note_former(session)
                     await session.close()
                     session = None
                 # A session that breaks as soon as it is opened must not make this a busy loop.
@@ -145,16 +152,56 @@ class ReconnectingSession:
         target = await self._target.get() if isinstance(self._target, CurrentSetting) else self._target
         self._opened = target.conninfo
         session = await connect(target, self.purpose)
+        self.opening = session
         try:
-            for step in self._prepare:
-                await step(session)
+            await self._run_steps(session)
         except (SessionLost, psycopg.Error) as error:
+            self._note_former(session)
             await session.close()
+            if session.server_gone:
+                self._replace_others(describe(error))
             raise Unreachable(describe(error)) from None
         except BaseException:
             await session.close()
             raise
+        finally:
+            self.opening = None
         return session
+
+    async def _run_steps(self, session: Session) -> None:
+        """Prepare the session. A statement is shielded, so a cancellation cuts the session first: the end is not held up."""
+
+        async def steps() -> None:
+            await self._end_former(session)
+            for step in self._prepare:
+                await step(session)
+
+        preparing = asyncio.ensure_future(steps())
+        try:
+            await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            session.cut()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([preparing])
+            if not preparing.cancelled():
+                preparing.exception()  # else asyncio says that nobody asked for it
+            raise
+
+    def _note_former(self, session: Session) -> None:
+        if not session.pooled:  # behind a transaction pooler no server process is ours
+            self._former.add(session.backend_pid)
+
+    async def _end_former(self, session: Session) -> None:
+        """End sessions of ours that were lost, where the server goes on with them.
+
+        Behind a proxy that keeps its side open the server would never learn of the loss, and nobody else would get their
+        locks.
+        """
+        if not self._former or session.pooled:
+            return
+        with suppress(psycopg.Error):  # of a role that was replaced meanwhile, for instance
+            await session.fetch(load("end_sessions"), {"pids": list(self._former)})
+            self._former.clear()
 
     async def get(self) -> Session:
         """The session, waiting until there is one."""
@@ -194,9 +241,9 @@ class ReconnectingSession:
         await self._down.wait()
 
     def replace(self, reason: str) -> None:
-        """Lose the session there is now, whatever state it is in, and open another."""
-        if self.session is not None:
-            self.session.lose(reason)
+        """Lose the session there is now, or that is being prepared, whatever state it is in, and open another."""
+        if (session := self.session or self.opening) is not None:
+            session.lose(reason)
 
     def _lost(self, reason: str) -> None:
         session, self.session = self.session, None
@@ -207,8 +254,11 @@ class ReconnectingSession:
         self._down.set()
         self._denied.set()
         if session.server_gone:
-            for other in self.other_sessions:
-                other.replace(reason)
+            self._replace_others(reason)
+
+    def _replace_others(self, reason: str) -> None:
+        for other in self.other_sessions:
+            other.replace(reason)
 
     def _failed(self, error: DispatcherError) -> None:
         if self.precedence is not None:

@@ -64,6 +64,7 @@ class Session:
         self._notifications: deque[tuple[str, str, int]] = deque(maxlen=MAX_NOTIFICATIONS)
         self._loop = asyncio.get_running_loop()
         self._lost: str | None = None  # the reason; written by lose()
+        self._watchdog: asyncio.TimerHandle | None = None  # of the statement that is under way
         self._on_lost: Callable[[str], None] | None = None  # this and the next two are written by watch()
         self._on_denied: Callable[[], None] = lambda: None
         self._must_write = False
@@ -106,6 +107,14 @@ class Session:
         """True once the session was lost or closed."""
         return self._lost is not None or self._connection.closed
 
+    @property
+    def silent_s(self) -> float:
+        """How long the statement that is under way has waited without a word of the server, in seconds; 0: none is."""
+        if self._watchdog is None:
+            return 0.0
+        asked_at = self._watchdog.when() - self._deadline_s
+        return self._loop.time() - max(asked_at, self._statements.heard_at)
+
     async def fetch(
         self, sql: str, params: Mapping[str, object] | None = None, *, once: bool = False
     ) -> list[tuple[Any, ...]]:
@@ -144,7 +153,7 @@ class Session:
             held = self._exclusive is not None and self._exclusive is asyncio.current_task()
             if not held:
                 await self._lock.acquire()
-            watchdog = self._loop.call_later(self._deadline_s, self._give_up)
+            self._watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
                 if prepare:
                     try:
@@ -166,7 +175,8 @@ class Session:
                     self._on_denied()
                 raise
             finally:
-                watchdog.cancel()
+                self._watchdog.cancel()
+                self._watchdog = None
                 if not held:
                     self._lock.release()
         return rows
