@@ -39,9 +39,9 @@ class Registry:
     async def enrol(self, session: Session) -> None:
         """Write our row and take its lock on this session.
 
-        After a broken connection the old session is ended (ReconnectingSession does that), but it may hold the lock for a
-        moment yet: without the lock we would look dead. Raises Unreachable when it will not go. After the
-        sign-off it does nothing: a row that is left behind looks like a death.
+        After a broken connection ReconnectingSession has ended the old session, which may hold the lock for a moment
+        yet; without the lock we would look dead. Raises Unreachable when it will not go. After the sign-off it does
+        nothing: a row that is left behind looks like a death.
         """
         if self.signed_off:
             return

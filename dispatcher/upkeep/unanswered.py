@@ -1,9 +1,9 @@
 """Finds a session to Postgres whose connection has gone silent, long before the deadline of its statement.
 
-A proxy may acknowledge bytes for a server that it cannot reach any more: then no keepalive of TCP finds out, one lane that
-waits keeps the turn from all lanes, and a lease that is not renewed is taken over. So when a session has waited a while,
-another one asks what the server does for it. The control session is asked first: when no answer comes there either, its
-own short timeout says that the network is silent, and all sessions are replaced.
+A proxy may acknowledge bytes for a server that it cannot reach any more: then no keepalive of TCP finds out, one lane
+that waits keeps the turn from all lanes, and a lease that is not renewed is taken over. So when a session has waited a
+while, the server is asked on another one what it does for that session. The control session is asked first: when no
+answer comes there either, its own short timeout says that the network is silent, and all sessions are replaced.
 """
 
 from collections.abc import Sequence

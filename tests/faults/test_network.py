@@ -36,7 +36,7 @@ async def test_half_open_postgres(world: StartWorld) -> None:
 @pytest.mark.promise("postgres-outage")
 @pytest.mark.quick
 async def test_half_open_postgres_while_a_claim_waits(world: StartWorld) -> None:
-    """The relay waits for a claim, so it does not listen, and a statement may take ten minutes here."""
+    """The relay waits for a claim, so it asks nothing else, and a statement may take ten minutes here."""
     async with world(DISPATCH_QUERY_TIMEOUT_MS="600000") as w:
         trap = StopClaim(session="lane")
         one = await w.dispatcher(filtered=trap)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.child import StartCli
 from tests.support.rows import insert_events, statuses
-from tests.support.waiting import becomes
+from tests.support.waiting import becomes, until
 
 Db = psycopg.AsyncConnection[Any]
 TAKES_OVER = """
@@ -67,8 +67,8 @@ async def test_what_is_meant_for_others_is_not_obeyed(
 
 
 OF_LIBPQ = {
-    "PGOPTIONS": "-c statement_timeout=1 -c default_transaction_isolation=serializable -c lock_timeout=1"
-    " -c search_path=nowhere -c idle_session_timeout=1000 -c enable_indexscan=off",
+    "PGOPTIONS": "-c statement_timeout=2s -c default_transaction_isolation=serializable -c lock_timeout=2s"
+    " -c search_path=nowhere -c idle_session_timeout=2s -c enable_indexscan=off",
     "PGDATESTYLE": "German, DMY",
     "PGTZ": "Asia/Kathmandu",
     "PGAPPNAME": "somebody",
@@ -88,6 +88,17 @@ async def test_variables_of_libpq_change_no_session(cli: StartCli, database_url:
     await child.ready()
     await insert_events(db, 20)
     await becomes(lambda: statuses(db), {"sent": 20})
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other, db.transaction():
+        await db.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
+
+        async def waits_for_long() -> bool:
+            cursor = await other.execute(
+                "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND clock_timestamp() - query_start > '3 s' AND application_name LIKE 'dispatcher %' AND datname = current_database()"
+            )
+            return bool(cursor.rowcount)
+
+        await until(waits_for_long, "a statement of ours waits longer than PGOPTIONS would allow")
     names = await (
         await db.execute(
             "SELECT DISTINCT split_part(application_name, ' ', 1) FROM pg_stat_activity"

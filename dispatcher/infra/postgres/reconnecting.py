@@ -169,7 +169,7 @@ class ReconnectingSession:
         return session
 
     async def _run_steps(self, session: Session) -> None:
-        """Prepare the session. A statement is shielded, so a cancellation cuts the session first: the end is not held up."""
+        """Prepare the session. A cancellation cuts it: its statement is shielded, and would hold up the end."""
 
         async def steps() -> None:
             await self._end_former(session)
@@ -194,8 +194,8 @@ class ReconnectingSession:
     async def _end_former(self, session: Session) -> None:
         """End sessions of ours that were lost, where the server goes on with them.
 
-        Behind a proxy that keeps its side open the server would never learn of the loss, and nobody else would get their
-        locks.
+        Behind a proxy that keeps its side open the server would never learn of the loss, and nobody else would get
+        their locks.
         """
         if not self._former or session.pooled:
             return
