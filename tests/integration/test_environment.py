@@ -93,8 +93,8 @@ async def test_variables_of_libpq_change_no_session(cli: StartCli, database_url:
 
         async def waits_for_long() -> bool:
             cursor = await other.execute(
-                "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                " AND clock_timestamp() - query_start > '3 s' AND application_name LIKE 'dispatcher %' AND datname = current_database()"
+                "SELECT FROM pg_stat_activity WHERE application_name LIKE 'dispatcher %' AND wait_event_type = 'Lock'"
+                " AND datname = current_database() AND clock_timestamp() - query_start > '3 s'"
             )
             return bool(cursor.rowcount)
 
