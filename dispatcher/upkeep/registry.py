@@ -39,9 +39,9 @@ class Registry:
     async def enrol(self, session: Session) -> None:
         """Write our row and take its lock on this session.
 
-        After a broken connection ReconnectingSession has ended the old session, which may hold the lock for a moment
-        yet; without the lock we would look dead. Raises Unreachable when it will not go. After the sign-off it does
-        nothing: a row that is left behind looks like a death.
+        After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
+        one is ended first, or we would look dead to the others. Raises Unreachable when it will not go. After the
+        sign-off it does nothing: a row that is left behind looks like a death.
         """
         if self.signed_off:
             return
@@ -64,6 +64,7 @@ class Registry:
             if locked:
                 await session.fetch(load("enrol_again"), {"id": self.id, **us})
                 return
+            await session.fetch(load("evict"), {"id": self.id})
             await anyio.sleep(0.02 * (attempt + 1))
         raise Unreachable(f"the lock of dispatcher {self.id} is still held by an earlier session of ours")
 

@@ -118,7 +118,7 @@ MAY_TOUCH = {
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
         "count_dispatchers", "ring_all", "rings_waiting",
         "note_newest", "mark_unbroken", "all_dispatchers",
-        "dead_dispatchers", "end_sessions", "not_at_work", "enrol", "enrol_again", "fence", "id_taken", "rights",
+        "dead_dispatchers", "end_sessions", "not_at_work", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell", "status_idle",
         "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "slots_summary", "sessions_of",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
