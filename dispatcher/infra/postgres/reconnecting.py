@@ -59,9 +59,8 @@ class ReconnectingSession:
         # Server processes of sessions that were lost: the server may not know, and keep their locks. See _end_former().
         self._former: set[int] = set()
         self.other_sessions: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
-        self.stand_ins: Sequence[
-            ReconnectingSession
-        ] = ()  # sessions that can do what this one does: for a lane the other lanes; written as `other_sessions` is
+        # Sessions that can do what this one does: for a lane the other lanes. Written as `other_sessions` is.
+        self.stand_ins: Sequence[ReconnectingSession] = ()
         self.precedence: Precedence | None = None  # which session comes first; written as `other_sessions` is
 
     def prepare(self, step: PrepareSession) -> None:
@@ -200,7 +199,7 @@ class ReconnectingSession:
         if not self._former or session.pooled:
             return
         with suppress(psycopg.Error):  # of a role that was replaced meanwhile, for instance
-            await session.fetch(load("end_sessions"), {"pids": list(self._former)})
+            await session.fetch(load("end_former"), {"pids": list(self._former)})
             self._former.clear()
 
     async def get(self) -> Session:
