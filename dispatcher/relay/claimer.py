@@ -222,7 +222,8 @@ class Claimer:
                 return batch
 
     async def _run_trials(self, session: Session) -> None:
-        self._trials_first = False  # cleared first: if the trials cannot run now, the next loss sets it again
+        # Cleared first: if the trials cannot run now, the next settle that finds no row of ours sets it again.
+        self._trials_first = False
         try:
             await require_trials(session, "Postgres")
         except Misconfigured:

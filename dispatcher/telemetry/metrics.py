@@ -49,7 +49,7 @@ class Metrics:
         self._latencies(meter)
         _of_the_relay(meter)
         _of_redis_and_the_groups(meter)
-        _of_decisions_and_the_layout(meter)
+        _of_pause_layout_and_dead_events(meter)
         _of_handlers(meter)
         _of_processes(meter)
         _of_takeover_and_retention(meter)
@@ -150,6 +150,12 @@ def _of_the_relay(meter: Meter) -> None:
 
 def _of_redis_and_the_groups(meter: Meter) -> None:
     meter.count(
+        "messaging_outbox_closed_connection",
+        "Attempts of rows on which Redis, or a proxy, closes the connection",
+        events.ClosedConnection,
+        lambda event: 1,
+    )
+    meter.count(
         "messaging_dispatch_republished",
         "Rows put back because Redis lost the entries it had acknowledged",
         events.Republished,
@@ -188,13 +194,7 @@ def _of_redis_and_the_groups(meter: Meter) -> None:
     )
 
 
-def _of_decisions_and_the_layout(meter: Meter) -> None:
-    meter.count(
-        "messaging_outbox_closed_connection",
-        "Attempts of rows on which Redis, or a proxy, closes the connection",
-        events.ClosedConnection,
-        lambda event: 1,
-    )
+def _of_pause_layout_and_dead_events(meter: Meter) -> None:
     meter.count(
         "messaging_outbox_retried",
         "Dead events put back through the API or the console",
@@ -240,7 +240,7 @@ def _of_handlers(meter: Meter) -> None:
 
     def ended(event: events.Handled) -> None:
         by_result[event.handled].inc()
-        if event.handled != "lost":
+        if event.handled != "lost":  # its process ended under it: nobody knows how long it took
             duration.observe(event.duration_s)
 
     meter.hear(events.Handled, ended)
