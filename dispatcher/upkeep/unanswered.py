@@ -40,6 +40,7 @@ async def watch_unanswered(
         try:
             rows = await asked.fetch(load("not_at_work"), {"pids": [session.backend_pid for session in waiting]})
         except (SessionLost, psycopg.Error):
+            doubted.clear()
             continue
         found = {pid for (pid,) in rows}
         idle = {session for session in waiting if session.backend_pid in found and session.silent_s > silent_s}

@@ -144,3 +144,21 @@ async def test_it_holds_up_no_end_meanwhile(database_url: str, proxy: Proxy) -> 
     with anyio.fail_after(60):
         async with stuck_in_preparation(database_url, proxy) as (lane, _):
             assert lane.session is None
+
+
+async def test_a_session_that_is_given_up_as_its_preparation_ends_is_not_used(database_url: str) -> None:
+    """Its last answer is here already, so no step fails."""
+    begun = 0
+
+    async def prepare(session: Session) -> None:
+        nonlocal begun
+        begun += 1
+        assert await session.fetch("SELECT 1") == [(1,)]
+        if begun == 2:
+            lane.replace("the server of another session is gone")
+
+    async with kept(database_url, prepare=prepare) as lane:
+        lane.replace("anew")
+        with anyio.fail_after(60):
+            assert await (await lane.get()).fetch("SELECT 1") == [(1,)]
+        assert begun == 3

@@ -154,6 +154,8 @@ class ReconnectingSession:
         self.opening = session
         try:
             await self._run_steps(session)
+            if session.closed:  # given up after its last answer came: nobody would be told of that any more
+                raise session.lose("the session is closed")
         except (SessionLost, psycopg.Error) as error:
             self._note_former(session)
             await session.close()
@@ -177,7 +179,7 @@ class ReconnectingSession:
 
         preparing = asyncio.ensure_future(steps())
         try:
-            await asyncio.shield(preparing)
+            await asyncio.wait([preparing])
         except asyncio.CancelledError:
             session.cut()
             with anyio.CancelScope(shield=True):
@@ -185,6 +187,7 @@ class ReconnectingSession:
             if not preparing.cancelled():
                 preparing.exception()  # else asyncio says that nobody asked for it
             raise
+        preparing.result()
 
     def _note_former(self, session: Session) -> None:
         if not session.pooled:  # behind a transaction pooler no server process is ours
