@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,14 @@ from tests.support.faults.load import Load
 from tests.support.faults.process import Process
 from tests.support.proxy import Proxy
 from tests.support.rows import STREAM
-from tests.support.waiting import until
+from tests.support.waiting import NeverCameTrue, until
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
 ROLES = (ROOT / "sql" / "roles.sql").read_text()
 RELAY = "relay"  # the role dispatchers sign in as: no superuser, as in production
 MORE = 60  # events committed after recovery, to see that it lasts
+LAST_LINES = 60  # of a dispatcher's log, when something did not come
 RECENT = 40  # entries whose latency says whether events flow
 
 
@@ -165,7 +166,7 @@ class World(Direct):
             recent = [added - at for at, added in committed if at > since]
             return len(recent) >= RECENT // 2 and (not self.in_time or oracle.p95(recent) < oracle.SLA_S)
 
-        await until(look, "events flow at p95 < 1.5 s" if self.in_time else "events flow", timeout_s)
+        await self._until(look, "events flow at p95 < 1.5 s" if self.in_time else "events flow", timeout_s)
 
     async def drained(self, timeout_s: float = 60.0) -> None:
         """Wait until no row is unsettled."""
@@ -174,7 +175,22 @@ class World(Direct):
             counts = await self.ask("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")
             return counts == [(0,)]
 
-        await until(look, "every row is settled", timeout_s)
+        await self._until(look, "every row is settled", timeout_s)
+
+    async def _until(self, look: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> None:
+        """Wait; if it does not come, print what the dispatchers said last, and what their sessions do."""
+        try:
+            await until(look, what, timeout_s)
+        except NeverCameTrue:
+            for process in self.processes:
+                print("\n".join(process.child.lines[-LAST_LINES:]))  # noqa: T201
+            sessions = (
+                "SELECT application_name, state, wait_event, clock_timestamp() - query_start, left(query, 60)"
+                " FROM pg_stat_activity WHERE datname = current_database()"
+            )
+            for session in await self.ask(sessions):
+                print(*session)  # noqa: T201
+            raise
 
     async def disorder(self) -> order.Disorder:
         """Which events came after a later one of their aggregate."""
