@@ -87,12 +87,13 @@ async def test_failover(world: StartWorld, own_valkey: StartValkey, missed: bool
 
 @pytest.mark.promise("redis-outage")
 @pytest.mark.quick
-async def test_switched_behind_one_address(world: StartWorld, own_valkey: StartValkey) -> None:
-    """The old primary lives on as a replica, and keeps the connections it has."""
+@pytest.mark.parametrize("idle", [False, True], ids=["under load", "idle"])
+async def test_switched_behind_one_address(world: StartWorld, own_valkey: StartValkey, idle: bool) -> None:
+    """The old primary lives on as a replica, and keeps the connections it has. `idle`: no entry is refused there."""
     async with world() as w:
         replica = own_valkey()
         one = await w.dispatcher()
-        async with w.survives("Redis switched behind one address") as fault:
+        async with w.survives(f"Redis switched behind one address{', idle' if idle else ''}") as fault:
             await replicate(w, replica)
             await w.load.stop()
             await w.drained()
@@ -103,8 +104,10 @@ async def test_switched_behind_one_address(world: StartWorld, own_valkey: StartV
             async with Redis.from_url(old.url) as client:
                 await client.execute_command("REPLICAOF", "127.0.0.1", replica.port)  # type: ignore[no-untyped-call]
             one.redis.upstream = ("127.0.0.1", replica.port)  # of new connections
-            w.load.start()
+            if not idle:
+                w.load.start()
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
+            w.load.start()
             fault.heal()
 
 

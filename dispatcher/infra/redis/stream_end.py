@@ -56,7 +56,10 @@ class Forbidden(Exception):
 
 
 async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], deadline_s: float) -> SeenServer:
-    """Raises Forbidden, and Unreachable while nothing may be published there: a replica, a server that loads."""
+    """Raises Forbidden, and Unreachable while nothing may be published there: a replica, a server that loads.
+
+    A connection that leads to a replica is closed.
+    """
     about, replication, *of_streams = await connection.send(
         [("INFO", "server"), ("INFO", "replication"), *[("XINFO", "STREAM", each) for each in streams]], deadline_s
     )
@@ -67,6 +70,8 @@ async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], d
         raise Unreachable(_why(about) if not isinstance(about, bytes) else _why(replication))
     fields = info_fields(about) | info_fields(replication)
     if fields.get("role") not in (None, "master"):
+        # Behind one address the next connection may lead to the new primary; this one leads to the replica for good.
+        connection.close()
         raise Unreachable("Redis is a replica: it takes no entries until it is promoted")
     incarnation = RedisIncarnation(fields.get("run_id", ""), fields.get("master_replid", ""))
     ends = {stream: _stream_end(reply) for stream, reply in zip(streams, of_streams, strict=True)}
