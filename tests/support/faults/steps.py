@@ -46,13 +46,15 @@ async def after_publish(w: World, one: Process) -> None:
 
 async def _held(one: Process, direction: Direction, stopped: Stopped, what: str) -> None:
     """Hold its traffic with Redis until `stopped`. Anew when a question was caught instead, about its groups, say."""
+    caught = b""
     for _ in range(10):
         one.redis.hold(direction)
         with suppress(NeverCameTrue):
             await until(stopped, what, 3.0)  # less than the publish timeout, at which it would give the connection up
             return
+        caught = one.redis.held_bytes(direction)
         one.redis.let_go(direction)
-    raise NeverCameTrue(what)
+    raise NeverCameTrue(f"{what}; the last that was held: {caught[:500]!r}")
 
 
 async def in_settle(w: World, one: Process) -> None:
