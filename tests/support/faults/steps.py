@@ -31,7 +31,7 @@ async def before_publish(w: World, one: Process) -> None:
     async def stopped() -> bool:
         return b"XADD" in one.redis.held_bytes("to_server") and bool(await w.picked(one))
 
-    await _held(one, "to_server", stopped, "it claims and publishes")
+    await _held(w, one, "to_server", stopped, "it claims and publishes")
 
 
 async def after_publish(w: World, one: Process) -> None:
@@ -41,10 +41,10 @@ async def after_publish(w: World, one: Process) -> None:
         # The answer too: a batch from before the hold may be about to be settled.
         return ENTRY_ID.search(one.redis.held_bytes("to_client")) is not None and await w.published(one)
 
-    await _held(one, "to_client", stopped, "Redis has what it claimed")
+    await _held(w, one, "to_client", stopped, "Redis has what it claimed")
 
 
-async def _held(one: Process, direction: Direction, stopped: Stopped, what: str) -> None:
+async def _held(w: World, one: Process, direction: Direction, stopped: Stopped, what: str) -> None:
     """Hold its traffic with Redis until `stopped`. Anew when a question was caught instead, about its groups, say."""
     caught = b""
     for _ in range(10):
@@ -53,7 +53,10 @@ async def _held(one: Process, direction: Direction, stopped: Stopped, what: str)
             await until(stopped, what, 3.0)  # less than the publish timeout, at which it would give the connection up
             return
         caught = one.redis.held_bytes(direction)
+        settles = await _settles(w, one)
         one.redis.let_go(direction)
+        # Held again at once, a dispatcher that connects anew would have its next question caught, and so each time.
+        await until(settles, "it settles again", 30.0)
     raise NeverCameTrue(f"{what}; the last that was held: {caught[:500]!r}")
 
 
@@ -64,7 +67,7 @@ async def in_settle(w: World, one: Process) -> None:
 
 async def after_settle(w: World, one: Process) -> None:
     """Its settle was carried out, the answer is on its way back."""
-    await _settle_held(w, one, "to_client", _settle_is_done)
+    await _settle_held(w, one, "to_client", _settles)
 
 
 async def _settle_held(
@@ -94,7 +97,7 @@ async def _settle_arrives(w: World, one: Process) -> Stopped:
     return stopped
 
 
-async def _settle_is_done(w: World, one: Process) -> Stopped:
+async def _settles(w: World, one: Process) -> Stopped:
     [(before,)] = await w.ask("SELECT coalesce(max(id), 0) FROM audit.change")
 
     async def stopped() -> bool:
