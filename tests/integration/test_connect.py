@@ -20,7 +20,7 @@ from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import connect as database
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
-from tests.support.addresses import NAME, lead_to_both, swallowing
+from tests.support.addresses import NAME, lead_to_both, swallowing, unanswered
 from tests.support.proxy import Filter
 from tests.support.waiting import becomes, until
 
@@ -339,3 +339,20 @@ async def test_a_name_of_which_the_first_address_swallows_everything(database_ur
         session = await connect(target, "lane")
     assert await session.fetch("SELECT 1") == [(1,)]
     await session.close()
+
+
+async def test_a_name_that_nobody_resolves_keeps_no_other_host_waiting(database_url, monkeypatch):
+    there = conninfo_to_dict(database_url)
+    hosts = {"host": f"{NAME},{there['host']}", "port": f"5432,{there['port']}"}
+    target = PostgresTarget(make_conninfo(database_url, **hosts), "test", connect_timeout_s=100.0)
+    with unanswered(monkeypatch, NAME), anyio.fail_after(50):
+        session = await connect(target, "lane")
+    assert await session.fetch("SELECT 1") == [(1,)]
+    await session.close()
+
+
+async def test_a_name_that_nobody_resolves_is_given_up(database_url, monkeypatch):
+    target = PostgresTarget(database_url.replace("127.0.0.1", NAME), "test", connect_timeout_s=0.5)
+    with unanswered(monkeypatch, NAME), anyio.fail_after(50):
+        with pytest.raises(Unreachable, match=rf"the host name {NAME} was not resolved within 0.5 s"):
+            await connect(target, "lane")

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -42,3 +43,21 @@ def lead_to(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None
         return [each for address in addresses or ("127.0.0.1",) for each in real(address, port, *args, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+@contextmanager
+def unanswered(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """Within it nobody answers who looks `name` up, as where a name server is gone."""
+    real, over = socket.getaddrinfo, threading.Event()
+
+    def answer(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if host == name:
+            over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "over")
+        return real(host, port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    try:
+        yield
+    finally:
+        over.set()

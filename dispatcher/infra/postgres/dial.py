@@ -8,7 +8,8 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from random import shuffle
 from typing import BinaryIO, Literal
 
@@ -20,7 +21,7 @@ from psycopg.pq.abc import PGconn
 
 from dispatcher.infra.forks import not_for_children
 
-NEXT_S = 1.0  # an address that has not answered by then does not keep the next one waiting
+NEXT_S = 1.0  # a host or an address that has not answered by then does not keep the next one waiting
 NO_FILE = "/dev/null/none"  # nothing can be there
 MOST_CODES = 256  # texts of refusals whose SQLSTATE is remembered; each cost a trace, which leaks some bytes in psycopg
 
@@ -53,14 +54,24 @@ class DialFailed(Exception):
 
 
 async def dial(conninfo: str, each_s: float) -> PGconn:
-    """Connect. `each_s`: the longest wait at one address. Raises DialFailed, psycopg.ProgrammingError."""
-    attempts = await _addresses(_without_home(conninfo_to_dict(conninfo)))
+    """Connect. `each_s`: the longest wait for a name, and at an address. Raises DialFailed, psycopg.ProgrammingError."""
+    parts = _without_home(conninfo_to_dict(conninfo))
+    return await _first([partial(_dial_host, host, each_s) for host in _hosts(parts)])
+
+
+async def _dial_host(host: dict[str, object], each_s: float) -> PGconn:
+    """Connect to the first address of a host that works. A name that nobody answers keeps no other host waiting."""
+    return await _first([partial(_attempt, parts, each_s) for parts in await _addresses(host, each_s)])
+
+
+async def _first(ways: Sequence[Callable[[], Awaitable[PGconn]]]) -> PGconn:
+    """The connection of the first way that works. They are tried in turn, and do not wait long for each other."""
     failures: dict[int, DialFailed] = {}
     connected: list[PGconn] = []
 
     async def attempt(number: int, done: anyio.Event) -> None:
         try:
-            connected.append(await _attempt(attempts[number], each_s))
+            connected.append(await ways[number]())
             dialling.cancel_scope.cancel()
         except DialFailed as failure:
             failures[number] = failure
@@ -70,7 +81,7 @@ async def dial(conninfo: str, each_s: float) -> PGconn:
     taken: PGconn | None = None
     try:
         async with anyio.create_task_group() as dialling:
-            for number in range(len(attempts)):
+            for number in range(len(ways)):
                 done = anyio.Event()
                 dialling.start_soon(attempt, number, done, name="dial")
                 with anyio.move_on_after(NEXT_S):
@@ -112,8 +123,8 @@ def certified(host: str) -> str:
     return host.removesuffix(".")
 
 
-async def _addresses(parts: Parts) -> list[dict[str, object]]:
-    """One set of parameters for each address of each host, in the order to try them. Raises DialFailed."""
+def _hosts(parts: Parts) -> list[dict[str, object]]:
+    """The parameters for each host, in the order to try them."""
 
     def listed(name: str, variable: str) -> list[str]:
         text = str(parts.get(name) or os.environ.get(variable) or "")
@@ -125,35 +136,40 @@ async def _addresses(parts: Parts) -> list[dict[str, object]]:
     if not count or not lengths_fit:
         return [dict(parts)]  # a local socket, a service of libpq's; or it says what is wrong
     found: list[dict[str, object]] = []
-    unknown: DialFailed | None = None
     for number in range(count):
         one = dict(parts) | {"port": ports[number if len(ports) > 1 else 0] if ports else "5432"}
         if hosts:
             one["host"] = hosts[number]
         if numeric and numeric[number]:
             one["hostaddr"] = numeric[number]
-        try:
-            found += await _resolved(one)
-        except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            unknown = DialFailed("name", f"the host name {one['host']} cannot be resolved ({why})")
-    if not found and unknown is not None:
-        raise unknown
-    if str(parts.get("load_balance_hosts") or os.environ.get("PGLOADBALANCEHOSTS")) == "random":
+        found.append(one)
+    return _in_turn(found)
+
+
+def _in_turn(found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """In the order given, or in any, as load_balance_hosts asks."""
+    if found and str(found[0].get("load_balance_hosts") or os.environ.get("PGLOADBALANCEHOSTS")) == "random":
         shuffle(found)
     return found
 
 
-async def _resolved(one: dict[str, object]) -> list[dict[str, object]]:
+async def _addresses(one: dict[str, object], limit_s: float) -> list[dict[str, object]]:
+    """The parameters for each address of a host. Raises DialFailed."""
     host = str(one.get("host") or "")
-    if not host or host.startswith(("/", "@")):
+    if not host or host.startswith(("/", "@")) or "," in host:  # libpq says what is wrong with a list that is left
         return [one]
     named = one | {"host": certified(host)}
     if one.get("hostaddr"):
         return [named]
-    answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    addresses = dict.fromkeys(str(answer[4][0]) for answer in answers)
-    return [named | {"hostaddr": address} for address in addresses]
+    try:
+        with anyio.fail_after(limit_s):
+            answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise DialFailed("name", f"the host name {host} was not resolved within {limit_s:g} s") from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DialFailed("name", f"the host name {host} cannot be resolved ({why})") from None
+    return _in_turn([named | {"hostaddr": address} for address in dict.fromkeys(str(a[4][0]) for a in answers)])
 
 
 _codes: dict[str, str | None] = {}  # libpq's text of a refusal to its SQLSTATE; None: there was none
