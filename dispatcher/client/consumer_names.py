@@ -50,7 +50,7 @@ class Names:
     def _every_s(self) -> float:
         return max(1.0, self._group.claim_idle_millis / 1000)
 
-    def sign_off(self) -> Steps:
+    def deregister(self) -> Steps:
         """At a stop, delete our own name if nothing is pending under it, or the group would keep it for ever."""
         group = self._group
         yield from self._delete(group.consumer, 0)

@@ -148,4 +148,4 @@ class GroupReader(Reader):
         yield from self._deliveries.release(self._deliveries.waiting, 0)
         self._deliveries.waiting.clear()
         for shard in self._shards.values():
-            yield from shard.names.sign_off()
+            yield from shard.names.deregister()

@@ -228,7 +228,7 @@ class OrderedReader(LeaseKeeper):
         yield Join()
         yield from self._ask({shard: self._verb(shard) for shard in self._leased.values()}, present=False)
         for shard in self._leased.values():
-            yield from shard.names.sign_off()
+            yield from shard.names.deregister()
 
 
 def line_of(key: str, aggregate_type: bytes, aggregate_id: bytes) -> Line:

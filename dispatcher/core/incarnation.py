@@ -32,7 +32,7 @@ class RedisIncarnation:
         """Whether both ids are the same, known or not, whatever became of the streams."""
         return other is not None and (self.run_id, self.replid) == (other.run_id, other.replid)
 
-    def surely_same(self, now: "RedisIncarnation | None") -> bool:
+    def same_and_known(self, now: "RedisIncarnation | None") -> bool:
         """Whether `now`, which answers now, is certainly the same lifetime of the same data set: both ids are known."""
         return self.known and self.same_server(now)
 

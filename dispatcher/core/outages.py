@@ -48,8 +48,8 @@ NEEDS_A_PERSON = frozenset(
         "DENIED",  # protected mode
     }
 )
-# Another server may have the data by now: close the connection before the next try, which asks for the way again.
-# A demoted primary keeps its connections, so whoever waits on one of them waits for ever.
+# Another server may have the data by now: close the connection before the next try, which asks anew for the address (of
+# Sentinel, of the Cluster). A demoted primary keeps its connections, so whoever waits on one of them waits for ever.
 WRONG_SERVER = frozenset(
     {
         "READONLY",

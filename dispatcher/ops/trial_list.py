@@ -54,7 +54,7 @@ TRIALS = (
     Trial("release", ("release",)),
     Trial("take-over", ("adopt",)),
     Trial("fence", ("dead_dispatchers", "fence"), rows=0, needed=False, at_start=False),
-    Trial("enrol", ("enrol_again", "sign_off"), rows=0, changes={"id": NOBODY}),
+    Trial("enrol", ("enrol_again", "deregister"), rows=0, changes={"id": NOBODY}),
     Trial("retry-dead", ("settle_dead", "dead_retry"), needed=False),
     Trial("prune", ("settle_sent", "prune_outbox", "prune_dlq"), needed=False, changes={"run_id": None}),
     Trial("pause", ("pause_acknowledge",), rows=0),

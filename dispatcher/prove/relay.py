@@ -51,9 +51,9 @@ class NoPause:
 
     async def allowance(self) -> int:
         """As many rows as a claim takes."""
-        return self.left()
+        return self.rows_left()
 
-    def left(self) -> int:
+    def rows_left(self) -> int:
         """As many rows as a claim takes."""
         return 10_000
 
@@ -61,7 +61,7 @@ class NoPause:
         """There is nothing to ask."""
         return False
 
-    def spend(self, rows: int) -> None:
+    def use_up(self, rows: int) -> None:
         """Nothing is held back."""
 
 

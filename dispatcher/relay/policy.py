@@ -10,7 +10,7 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.handlers.load import HandlersByType
 from dispatcher.stages.claim import EventTypeFilter
 
-TraceBatch = Callable[[Batch, Sequence[Reply]], None]
+MakeSpans = Callable[[Batch, Sequence[Reply]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class StreamPolicy:
     entry: EntryFormat | EntryFormats
     retry: RetryPolicy
     publish_timeout_s: float
-    trace: TraceBatch | None = None  # hears of each batch's replies, to make spans of them
+    make_spans: MakeSpans | None = None  # of OpenTelemetry, from each batch and its replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class FlowControl(Protocol):
         """How many rows may be published now; 0: none. May ask Redis."""
         ...
 
-    def left(self) -> int:
+    def rows_left(self) -> int:
         """How many rows may be published now, as it was known last. Asks nobody."""
         ...
 
@@ -102,6 +102,6 @@ class FlowControl(Protocol):
         """Whether the next `allowance()` would ask Redis."""
         ...
 
-    def spend(self, rows: int) -> None:
+    def use_up(self, rows: int) -> None:
         """Hear that so many rows are about to be published."""
         ...

@@ -5,7 +5,7 @@ from random import Random
 
 from dispatcher.core.events import Observer
 from dispatcher.core.owned_slots import OwnedSlots
-from dispatcher.relay.policy import TraceBatch
+from dispatcher.relay.policy import MakeSpans
 from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
 from dispatcher.stages.doorbell.wake import Doorbell
@@ -29,4 +29,4 @@ class Context:
     rng: Random
     stream_slots: OwnedSlots | None = None
     handler_slots: OwnedSlots | None = None
-    trace: TraceBatch | None = None
+    make_spans: MakeSpans | None = None

@@ -94,7 +94,7 @@ class Service:
             rng,
             stream_slots=order.stream_slots if order else None,
             handler_slots=order.handler_slots if order else None,
-            trace=self._traces,
+            make_spans=self._traces,
         )
         self._engine = Engine(self._context)
         self._released = 0  # written by _work()
@@ -238,6 +238,6 @@ class Service:
             if self._keeper is not None:
                 await self._keeper.leave()
             # Within the grace too: in a network that swallows everything each waits for its statement's timeout.
-            await self._pause.sign_off()
-            await self._registry.sign_off()
+            await self._pause.deregister()
+            await self._registry.deregister()
             working.cancel_scope.cancel()

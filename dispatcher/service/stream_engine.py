@@ -82,7 +82,7 @@ def build_stream_engine(
     pause = StreamPause(c.pause, lambda: c.layout.differs)
     relay = StreamRelay(
         StreamPolicy(
-            claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s, c.trace
+            claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s, c.make_spans
         ),
         StreamParts(
             [SinkParts(sink.gate, sink.bisector_gate, sink.backpressure, sink.slots) for sink in sinks],

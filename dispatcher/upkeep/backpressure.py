@@ -67,9 +67,9 @@ class Backpressure:
         """How many rows may be published now; 0: none, ask again a little later."""
         if self.would_ask_redis():
             await self._measure()
-        return self.left()
+        return self.rows_left()
 
-    def left(self) -> int:
+    def rows_left(self) -> int:
         """How many rows may be published now, as it was known last."""
         return 0 if self._on else max(self._left, 0)
 
@@ -77,7 +77,7 @@ class Backpressure:
         """Whether the next `allowance()` would ask Redis."""
         return self._on or self._left <= 0 or self._clock() >= self._ask_at
 
-    def spend(self, rows: int) -> None:
+    def use_up(self, rows: int) -> None:
         """Note that so many rows are about to be published."""
         self._left -= rows
 

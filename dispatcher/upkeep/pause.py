@@ -96,7 +96,7 @@ class PauseWatcher:
                 answered = await self._acknowledge(unfinished)
             await self._rest(unfinished, answered)
 
-    async def sign_off(self) -> None:
+    async def deregister(self) -> None:
         """Acknowledge nothing more, and remove what was. A failure is no matter: it is forgotten in time."""
         self._signed_off = True
         await self._fetch("pause_forget", {"name": self._name})

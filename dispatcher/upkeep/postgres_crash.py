@@ -82,9 +82,9 @@ class PostgresCrashAudit:
     async def note(self, session: Session) -> bool:
         """Note the newest entry we know. False: an audit is due, and nothing is claimed before it."""
         known = self._known()
-        parameters = {"streams": self._streams, "layout": self._layout.claims_by, **known}
+        parameters = {"streams": self._streams, "layout": self._layout.our_fingerprint, **known}
         [(unbroken, stands)] = await session.fetch(load("note_newest"), parameters)
-        if stands != self._layout.claims_by:  # it was set a moment ago: that we claim nothing now is no crash
+        if stands != self._layout.our_fingerprint:  # it was set a moment ago: that we claim nothing now is no crash
             self._layout.read_soon()
             return True
         self._noted = (session, known["floor"]) if unbroken and known["floor"] is not None else None
@@ -141,7 +141,7 @@ class PostgresCrashAudit:
             for sink in self._sinks:
                 entries, settled = await self._search_sink(session, sink, since, begin)
                 searched, found = searched + entries, found + settled
-        await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
+        await session.fetch(load("mark_unbroken"), {"layout": self._layout.our_fingerprint})
         self._observe(CrashAudited(found, searched))
         self._wake()
 

@@ -27,7 +27,7 @@ class Registry:
     def __init__(self, name: str, control: ReconnectingSession, *, tries: int = _TRIES) -> None:
         self.name = name
         self._tries = tries  # to take the lock of our row
-        self.signed_off = False  # the row is gone because we removed it; written by sign_off()
+        self.deregistered = False  # the row is gone because we removed it; written by deregister()
         self.id: int | None = None  # written by enrol()
         self.control = control
         control.prepare(self.enrol)
@@ -43,7 +43,7 @@ class Registry:
         one is ended first, or we would look dead to the others. Raises Unreachable when it will not go. After the
         sign-off it does nothing: a row that is left behind looks like a death.
         """
-        if self.signed_off:
+        if self.deregistered:
             return
         us: dict[str, object] = {
             "name": self.name,
@@ -70,7 +70,7 @@ class Registry:
 
     def enrol_again(self) -> None:
         """Our row is gone: the tables were made again, or emptied. The next control session writes it."""
-        if not self.signed_off and self.control.session is not None:
+        if not self.deregistered and self.control.session is not None:
             self.control.session.lose(
                 "the row of this dispatcher in messaging.dispatcher is gone, and is written again"
             )
@@ -84,12 +84,12 @@ class Registry:
             return int(new_id)
         raise Unreachable(f"the sequence messaging.dispatcher_id_seq gives ids that are taken: as the owner: {MIGRATE}")
 
-    async def sign_off(self) -> None:
+    async def deregister(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
-        self.signed_off = True
+        self.deregistered = True
         if (session := self.control.session) is None:
             return
         try:
-            await session.fetch(load("sign_off"), {"id": self.id})
+            await session.fetch(load("deregister"), {"id": self.id})
         except (SessionLost, psycopg.Error):
             return

@@ -178,7 +178,9 @@ class SlotKeeper:
         parameters = {"self": self._registry.id, "may_own": self._we_may_own()}
         [row] = await session.fetch(load("slots_state"), parameters)
         state = SlotsState._make(row)
-        if not state.done and not self._registry.signed_off:  # somebody removed our row: nobody could take over from us
+        if (
+            not state.done and not self._registry.deregistered
+        ):  # somebody removed our row: nobody could take over from us
             await self._registry.enrol(session)
             self.check_soon()
         self._silence.note_check(self._clock())

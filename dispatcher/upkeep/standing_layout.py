@@ -29,7 +29,7 @@ class StandingLayout:
         self.read_soon: Callable[[], None] = lambda: None  # replaced by whoever reads it
 
     @property
-    def claims_by(self) -> str:
+    def our_fingerprint(self) -> str:
         """The fingerprint that claims have to find in Postgres."""
         return self.ours.fingerprint
 

@@ -86,9 +86,9 @@ class Takeover:
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Check every second until cancelled; the claims of others every lease/6 within the bounds of 1 s and 5 s."""
-        await repeat(postgres, self._round, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
+        await repeat(postgres, self._check, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
-    async def _round(self, session: Session) -> float:
+    async def _check(self, session: Session) -> float:
         if session is not self._session:
             first, self._session = self._session is None, session
             self._check_dead_from = 0.0 if first else monotonic() + AFTER_RECONNECT_S
@@ -127,7 +127,7 @@ class Takeover:
             try:
                 if owner not in self._told or self._may_search():  # else it left us nothing but rows for streams
                     total += await self._take_over_from_one(session, owner, name)
-                await session.fetch(load("sign_off"), {"id": owner})  # does nothing while rows of it wait
+                await session.fetch(load("deregister"), {"id": owner})  # does nothing while rows of it wait
             finally:
                 await session.fetch(_UNLOCK, {"id": owner})
         return total
@@ -232,7 +232,7 @@ class Takeover:
         picked without a claim id. `owner`: the dispatcher that died; None: the owner froze.
         """
         # Without a stream of our own we could not search: another one may, within a second. After a lease nobody did.
-        layout = self._layout.claims_by if self._search.has_sinks or owner is None else None
+        layout = self._layout.our_fingerprint if self._search.has_sinks or owner is None else None
         total = 0
         while True:
             claim_id = new_claim_id()

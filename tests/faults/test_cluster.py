@@ -216,10 +216,10 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
         rows = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE status <> 'sent' OR attempts > 0")
         assert rows == [(0,)]
 
-        async def signed_off() -> bool:
+        async def deregistered() -> bool:
             return await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(0,)]
 
-        await until(signed_off, "the dead dispatcher is signed off")
+        await until(deregistered, "the dead dispatcher is signed off")
 
 
 @pytest.mark.promise("killed")

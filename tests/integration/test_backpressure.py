@@ -169,7 +169,7 @@ async def test_between_two_limits_it_stays_as_it_is(redis_connection, redis, tap
 
     await add(85)
     assert await pressure.allowance() == 5
-    pressure.spend(4)
+    pressure.use_up(4)
     await add(5)
     assert await pressure.allowance() == 1  # its share is not used up, and the last look was just now
     now = 1.0

@@ -228,7 +228,7 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
     keys = Layout(STREAM, 8).keys
 
     async def look(streams: tuple[str, ...]) -> dict[str, str]:
-        findings, facts = await look_at_all(cluster.url, streams, 30.0, full=0.9, in_order=False)
+        findings, facts = await look_at_all(cluster.url, streams, 30.0, full_share=0.9, in_order=False)
         assert facts.keys() == set(streams)
         return {each.check: each.level for each in findings}
 
@@ -242,7 +242,7 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
     await becomes(lambda: levels_of(keys), ["ok", "ok", "ok", "ok"])
     strict = cluster.nodes[-1]  # a replica: once it is promoted its setting counts
     strict.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
-    findings, _ = await look_at_all(cluster.url, keys, 30.0, full=0.9, in_order=False)
+    findings, _ = await look_at_all(cluster.url, keys, 30.0, full_share=0.9, in_order=False)
     [said] = [each.found for each in findings if each.check == "cluster-coverage"]
     assert f"is yes on 127.0.0.1:{strict.port}: " in said
     for node in cluster.nodes:
@@ -252,13 +252,13 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
         node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
     for node in cluster.nodes:  # each forgets it: what most nodes say counts
         node.ask("CLUSTER", "DELSLOTS", "1")
-    findings, _ = await look_at_all(cluster.url, keys, 30.0, full=0.9, in_order=False)
+    findings, _ = await look_at_all(cluster.url, keys, 30.0, full_share=0.9, in_order=False)
     assert any(each.check == "cluster-slots" and each.level == "bad" for each in findings)
 
 
 async def test_doctor_names_no_remedy_of_a_single_server_for_a_node(own_cluster: StartCluster) -> None:
     cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
-    findings, _ = await look_at_all(cluster.url, Layout(STREAM, 8).keys, 30.0, full=0.9, in_order=False)
+    findings, _ = await look_at_all(cluster.url, Layout(STREAM, 8).keys, 30.0, full_share=0.9, in_order=False)
     remedies = {each.remedy for each in findings if each.check in ("cluster-replicas", "redis-replicas")}
     assert remedies == {"CLUSTER REPLICATE on a new node, for each of them", "see cluster-replicas"}
 

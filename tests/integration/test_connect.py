@@ -353,6 +353,6 @@ async def test_a_name_that_nobody_resolves_keeps_no_other_host_waiting(database_
 
 async def test_a_name_that_nobody_resolves_is_given_up(database_url, monkeypatch):
     target = PostgresTarget(database_url.replace("127.0.0.1", NAME), "test", connect_timeout_s=0.5)
-    with unanswered(monkeypatch, NAME), anyio.fail_after(50):
-        with pytest.raises(Unreachable, match=rf"the host name {NAME} was not resolved within 0.5 s"):
-            await connect(target, "lane")
+    words = rf"the host name {NAME} was not resolved within 0.5 s"
+    with unanswered(monkeypatch, NAME), anyio.fail_after(50), pytest.raises(Unreachable, match=words):
+        await connect(target, "lane")

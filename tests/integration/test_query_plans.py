@@ -80,7 +80,7 @@ MAY_TOUCH = {
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "claims_of": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
     "sequences_behind": 2,
-    "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
+    "deregister": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,
     "sample": 5000 + 1000 + 400,  # its own bounds: the count, the first thousand, the first hundred of each kind

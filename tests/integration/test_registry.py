@@ -176,7 +176,7 @@ async def test_signing_off_removes_the_row(registered, open_session, db):
     session = await open_session()
     await registered.enrol(session)
     registered.control.session = session
-    await registered.sign_off()
+    await registered.deregister()
     assert await read_table(db, "dispatcher") == []
 
 
@@ -185,7 +185,7 @@ async def test_signing_off_on_a_session_that_broke_is_no_matter(registered, open
     await registered.enrol(session)
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
     registered.control.session = session
-    await registered.sign_off()
+    await registered.deregister()
     assert len(await read_table(db, "dispatcher")) == 1
 
 

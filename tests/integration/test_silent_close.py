@@ -133,5 +133,5 @@ async def test_who_asks_nodes(cluster: Places) -> None:
     target = RedisTarget.parse(url).cluster
     assert target is not None
     assert (await read_topology(target, TIMEOUT_S)).uncovered == 0
-    findings: Any = (await look_at_all(url, [STREAM], TIMEOUT_S, full=0.8, in_order=False))[0]
+    findings: Any = (await look_at_all(url, [STREAM], TIMEOUT_S, full_share=0.8, in_order=False))[0]
     assert "cluster-coverage" in {each.check for each in findings}

@@ -65,7 +65,7 @@ async def test_one_that_stops_gives_up_what_it_has_and_gets_nothing_back(keep: K
     await one.look()
     await two.look()
     assert (await owners(db), ranges_of(one.view.claimable())) == ({one.id: 1, two.id: 255}, ())
-    await one.registry.sign_off()
+    await one.registry.deregister()
     assert len(await (await db.execute("SELECT FROM messaging.dispatcher WHERE id = %s", (one.id,))).fetchall()) == 1, (
         "who owns a slot stays in the registry, or nobody would fence it"
     )
@@ -73,7 +73,7 @@ async def test_one_that_stops_gives_up_what_it_has_and_gets_nothing_back(keep: K
     await one.look()
     await two.look()
     assert await owners(db) == {two.id: 256}
-    await one.registry.sign_off()
+    await one.registry.deregister()
     assert len(await (await db.execute("SELECT FROM messaging.dispatcher")).fetchall()) == 1
 
 
@@ -208,7 +208,7 @@ async def test_one_that_signed_off_writes_its_row_no_more(keep: Keep, db: Any) -
     await one.look()
     one.keeper.stop()
     await one.look()
-    await one.registry.sign_off()
+    await one.registry.deregister()
     await one.look()  # it heard the ring
     await one.registry.enrol(one.control)  # its control session was lost, and is opened again
     assert await (await db.execute("SELECT FROM messaging.dispatcher")).fetchall() == []

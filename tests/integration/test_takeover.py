@@ -394,7 +394,7 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
         assert not away.up
         for _ in range(0, 3 * int(LEASE_S), 5):
             ours.now, other.now = ours.now + 5.0, other.now + 5.0
-            await ours._round(session)
+            await ours._check(session)
             assert other._search.note_which_answer()
             await other.take_over_from_frozen(session)
         waiting = await statuses(db)

@@ -310,7 +310,7 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     registry, control = owner
     await insert_events(db, 2)
     await picked_by(registry, session)
-    await registry.sign_off()
+    await registry.deregister()
     await die(control, db)
     assert await (await succeed()).take_over_from_dead(session) == 2
     assert await read_table(db, "dispatcher") == []

@@ -54,7 +54,10 @@ class DialFailed(Exception):
 
 
 async def dial(conninfo: str, each_s: float) -> PGconn:
-    """Connect. `each_s`: the longest wait for a name, and at an address. Raises DialFailed, psycopg.ProgrammingError."""
+    """Connect. `each_s`: the longest wait for a name, and at an address.
+
+    Raises DialFailed, psycopg.ProgrammingError.
+    """
     parts = _without_home(conninfo_to_dict(conninfo))
     return await _first([partial(_dial_host, host, each_s) for host in _hosts(parts)])
 

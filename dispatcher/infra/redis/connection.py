@@ -110,7 +110,7 @@ class RedisConnection:
         self.known_entries.forget()
         self.epoch += 1
 
-    def distrust(self, incarnation: RedisIncarnation) -> None:
+    def verify_again(self, incarnation: RedisIncarnation) -> None:
         """Hear that this incarnation may hold the stream no more: a connection that leads to it is verified again."""
         if self.incarnation == incarnation:
             self.set_incarnation(None)

@@ -19,12 +19,12 @@ COVERAGE = "cluster-require-full-coverage"
 
 
 async def look_at_all(
-    url: str, keys: Sequence[str], timeout_s: float, *, full: float, in_order: bool
+    url: str, keys: Sequence[str], timeout_s: float, *, full_share: float, in_order: bool
 ) -> tuple[list[Finding], dict[str, RedisFacts]]:
     """As look_at_redis, of the one server, or of each node of a Cluster that serves some of the keys."""
     target = RedisTarget.parse(url).cluster
     if target is None:
-        return await look_at_redis(url, keys, timeout_s, full=full, in_order=in_order)
+        return await look_at_redis(url, keys, timeout_s, full_share=full_share, in_order=in_order)
     try:
         topology = await read_topology(target, timeout_s)
     except DispatcherError as error:
@@ -35,7 +35,7 @@ async def look_at_all(
         if (node := topology.node_of(key)) is not None:
             by_node.setdefault(node, []).append(key)
     for node, there in by_node.items():
-        found, of_node = await look_at_redis(url, there, timeout_s, full=full, in_order=in_order, at=node)
+        found, of_node = await look_at_redis(url, there, timeout_s, full_share=full_share, in_order=in_order, at=node)
         where = f"{node[0]}:{node[1]}: "
         # What is well is said of the first node alone.
         for each in found:

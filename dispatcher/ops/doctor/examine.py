@@ -46,7 +46,7 @@ class Examination:
     listen_timeout_s: float = 10.0
     clock_warning_s: float = 1.0
     dead_rows: int = 50_000  # fewer dead row versions are no problem
-    redis_full: float = 0.9  # share of maxmemory
+    redis_full: float = 0.9  # the share of maxmemory from which it counts as full
 
 
 async def examine(wanted: Examination) -> list[Finding]:
@@ -66,7 +66,7 @@ async def examine(wanted: Examination) -> list[Finding]:
             wanted.redis_url,
             wanted.layout.keys,
             wanted.database.connect_timeout_s,
-            full=wanted.redis_full,
+            full_share=wanted.redis_full,
             in_order=wanted.layout.order != "none",
         )
         redis.extend(findings)

@@ -1,7 +1,7 @@
 """The Redis server: version, role, memory, persistence, replicas, and whether it would accept an entry from this user.
 
-Uses one connection and the commands of a dispatcher: INFO, XLEN, XINFO, XRANGE, CLIENT, and an XADD that is always
-refused. CONFIG GET, which needs another right, is used where it is granted.
+Uses one connection and the commands of a dispatcher: INFO, XLEN, PTTL, XINFO, XRANGE, CLIENT, with an order MULTI and
+EXEC, and an XADD that is always refused. CONFIG GET, which needs another right, is used where it is granted.
 """
 
 import re
@@ -47,7 +47,7 @@ class RedisFacts:
 
 
 async def look_at_redis(
-    url: str, streams: Sequence[str], timeout_s: float, *, full: float, in_order: bool, at: Address | None = None
+    url: str, streams: Sequence[str], timeout_s: float, *, full_share: float, in_order: bool, at: Address | None = None
 ) -> tuple[list[Finding], dict[str, RedisFacts]]:
     """The findings about the server, and the replies about each stream (none: the server did not answer).
 
@@ -83,7 +83,7 @@ async def look_at_redis(
     refusing = next((key for key, each in by_stream.items() if _entries(each, key).level != "ok"), streams[0])
     return [
         *_version(facts, target),
-        redis_durability.memory(facts.info, full, full_now=_refusal(by_stream[refusing]).startswith("OOM")),
+        redis_durability.memory(facts.info, full_share, full_now=_refusal(by_stream[refusing]).startswith("OOM")),
         redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
         redis_durability.replicas(facts.info),
         _entries(by_stream[refusing], refusing),

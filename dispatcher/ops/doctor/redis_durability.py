@@ -8,8 +8,8 @@ STATUSES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsa
 NO_INFO = "allow this user +info"
 
 
-def memory(info: Mapping[str, str], full: float, *, full_now: bool = False) -> Finding:
-    """Check that a full Redis does not evict the stream, and that at most the share `full` of maxmemory is in use.
+def memory(info: Mapping[str, str], full_share: float, *, full_now: bool = False) -> Finding:
+    """Check that a full Redis does not evict the stream, and that at most `full_share` (0 to 1) of maxmemory is in use.
 
     `full_now`: it refuses entries for it: one thing with `redis-entries`, and as bad.
     """
@@ -22,7 +22,7 @@ def memory(info: Mapping[str, str], full: float, *, full_now: bool = False) -> F
         return bad("redis-memory", f"{said}: a full Redis evicts the whole stream", remedy)
     if full_now:
         return bad("redis-memory", said, "see redis-entries")
-    if limit and used > full * limit:
+    if limit and used > full_share * limit:
         return warning(
             "redis-memory", said, "raise maxmemory, or lower REDIS_STREAM_MAXLEN: at the limit it takes no entries"
         )

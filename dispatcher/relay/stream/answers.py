@@ -72,7 +72,7 @@ class SinkAnswers:
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
             if was_cut(replies) and not refused_a_row(replies):
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
-                if isolated and not (written.incarnation and written.incarnation.surely_same(outcomes.incarnation)):
+                if isolated and not (written.incarnation and written.incarnation.same_and_known(outcomes.incarnation)):
                     make_suspects(isolated, outcomes)
                     isolated = []
         elif self._cut_once:
@@ -133,8 +133,8 @@ class SinkAnswers:
 
     def tell_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
         """Tell of the rows that Redis acknowledged just now."""
-        if self._policy.trace is not None:
-            self._policy.trace(batch, replies)
+        if self._policy.make_spans is not None:
+            self._policy.make_spans(batch, replies)
         elapsed = monotonic() - batch.claimed_at
         rows = [row for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
         if rows:
@@ -157,7 +157,7 @@ class SinkAnswers:
 
         async def search_again(outcomes: BatchOutcomes, batch: Batch) -> None:
             if outcomes.incarnation is not None:
-                self._gate.connection.distrust(outcomes.incarnation)
+                self._gate.connection.verify_again(outcomes.incarnation)
             outcomes.doubt_sent()
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
 

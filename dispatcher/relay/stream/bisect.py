@@ -202,7 +202,7 @@ class PoisonBisector:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
             now = self._gate.connection.incarnation
-            if written.incarnation is not None and written.incarnation.surely_same(now):
+            if written.incarnation is not None and written.incarnation.same_and_known(now):
                 if now == written.incarnation:
                     again = self._split(missing, rows, outcomes, refused=refused_a_row(replies))
                 else:  # the stream was emptied meanwhile

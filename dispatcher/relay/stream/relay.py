@@ -268,7 +268,7 @@ class StreamRelay:
 
     def _publish_to(self, number: int, batch: Batch, allowance: Allowance) -> SinkBatch:
         sink = self._sinks.all[number]
-        sink.flow.spend(len(batch.rows))
+        sink.flow.use_up(len(batch.rows))
         # Rows that failed before go to the bisector's connection, so a poison row cannot cut this one. A trial stays
         # here: it must test this connection.
         isolated = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]

@@ -55,7 +55,7 @@ class ShardSinks:
                 sink.check_again()
         if not ready or (self._whole and len(ready) < len(self.all)):
             return NotNow.WAIT_FIRST
-        rows = min(most(), *(sink.flow.left() for sink in ready.values()))
+        rows = min(most(), *(sink.flow.rows_left() for sink in ready.values()))
         if rows <= 0:
             return NotNow.WAIT_FIRST
         return Allowance(

@@ -54,7 +54,7 @@ class Sink:
     @property
     def ready(self) -> bool:
         """Whether rows may be claimed for this sink now."""
-        return not self.in_background and self.gate.ready and self.flow.left() > 0
+        return not self.in_background and self.gate.ready and self.flow.rows_left() > 0
 
     def stop(self) -> None:
         """End every wait for this sink."""

@@ -94,7 +94,9 @@ class Suspects:
     def _took_others(self) -> bool:
         here = self._gate.connection
         return any(
-            each.known_entries.added and each.incarnation is not None and each.incarnation.surely_same(here.incarnation)
+            each.known_entries.added
+            and each.incarnation is not None
+            and each.incarnation.same_and_known(here.incarnation)
             for each in (here, self._publisher)
         )
 

@@ -1,4 +1,4 @@
--- sign_off: removes a dispatcher from the registry, unless rows are still claimed in its name, or slots are its own or were revoked from
+-- deregister: removes a dispatcher from the registry, unless rows are still claimed in its name, or slots are its own or were revoked from
 --   it: another dispatcher must take those over first.
 -- Parameters: id.
 -- Returns: a row if it was removed.
