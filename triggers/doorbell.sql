@@ -5,8 +5,8 @@
 -- At commit the trigger tries to take the key, an advisory lock, shared. A dispatcher holds it exclusively while it sleeps, and between
 -- two sleeps while rows come slowly.
 --   The key is free:  no dispatcher sleeps, and one of them asks for due rows after this transaction has released the key. No NOTIFY.
---   The key is taken: a dispatcher sleeps, or is about to. NOTIFY, with an empty payload, once a transaction.
--- NOTIFY takes a lock of the whole server until the commit is flushed. Only commits that end a sleep pay for it.
+--   The key is taken: a dispatcher sleeps, is about to, or waits for rows that come slowly. NOTIFY, with an empty payload, once a
+--   transaction. It takes a lock of the whole server until the commit is flushed, so no other commit pays for it.
 --
 -- `SET dispatcher.doorbell = off` mutes it for a session that must not NOTIFY (two-phase commit forbids it).
 --
