@@ -632,7 +632,7 @@ BEGIN
     IF homes = 1 AND by_value = 0 AND other_cluster IS NULL AND other_database = 0 THEN
         RETURN NULL;
     END IF;
-    PERFORM FROM ONLY messaging.message_outbox;
+    PERFORM FROM ONLY messaging.message_outbox LIMIT 1; -- or it reads every row, and keeps them in memory
     IF homes = 0 OR NOT FOUND THEN
         NULL;
     ELSIF homes = 1 AND by_value = 0 AND other_database = 0 AND older THEN

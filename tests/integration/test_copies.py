@@ -17,8 +17,10 @@ from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.embedded.folders import User, unprivileged_user
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.migrations import migrate
+from dispatcher.infra.sqlfiles import load
 from tests.support.postgres import Databases, StartPostgres
 from tests.support.psql import client_program, psql
+from tests.support.reads import blocks_of, blocks_read
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.running import Running, StartDispatcher
@@ -250,6 +252,13 @@ async def test_another_cluster_is_a_copy_and_one_that_does_not_tell_is_none(
     await insert_events(db, 1)
     async with dispatcher() as running:
         await running.tap.add_up(Settled, sent=1)
+
+
+async def test_one_row_tells_whether_it_brought_events_along(db: Any) -> None:
+    """Each session asks at its opening: it read every row, and kept them in memory."""
+    await insert_events(db, 20_000)
+    await settle(db, "'7'")
+    assert await blocks_read(db, load("why_copy"), {"settle": False}) < await blocks_of(db, "message_outbox") / 2
 
 
 def run_as(user: User, folder: Path, *command: str) -> None:
