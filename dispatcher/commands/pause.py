@@ -98,7 +98,10 @@ def _why(late: Acknowledgement, switch: PauseSwitch) -> str:
         return f"it has never answered; version {late.version}, which may be too old to know a pause"
     if late.generation == switch.generation:
         return f"it claims nothing new, and still has {counted(late.in_flight or 0, 'batch')} in flight; is Redis away?"
-    return f"no answer for {max(late.heard_s or 0, 0):.0f} s: frozen, or cut off from Postgres; look at its log"
+    silent = f"no answer for {max(late.heard_s or 0, 0):.0f} s"
+    if not late.alive and not late.lately:
+        return f"{silent}: dead, or cut off from Postgres; with --timeout 10 or more this command can tell"
+    return f"{silent}: frozen, or cut off from Postgres; look at its log"
 
 
 @contextmanager

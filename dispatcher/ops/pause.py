@@ -107,7 +107,8 @@ class PauseSession(OperatorSession):
     ) -> Sequence[Acknowledgement]:
         """Wait until all have acknowledged, at most `timeout_s` seconds; returns the newest acknowledgements.
 
-        `progress` gets them at each poll. Raises DispatcherError when somebody else switched meanwhile.
+        Those of which it is not known yet whether they live are among them, if they do not obey. `progress` gets the
+        others at each poll. Raises DispatcherError when somebody else switched meanwhile.
         """
         deadline = monotonic() + timeout_s
         notes = NoteWatch()
@@ -115,9 +116,10 @@ class PauseSession(OperatorSession):
             with self.explained():
                 acknowledgements, doubtful = notes.sort(await _read_all(self.session.fetch), monotonic())
                 progress(acknowledgements)
-                done = all(each.obeys(switch) for each in (*acknowledgements, *doubtful))
+                open_doubts = [each for each in doubtful if not each.obeys(switch)]
+                done = not open_doubts and all(each.obeys(switch) for each in acknowledgements)
                 if done or monotonic() >= deadline:
-                    return acknowledgements
+                    return [*acknowledgements, *open_doubts]
                 now = await read_switch(self.session.fetch)
             if now.generation != switch.generation:
                 raise _overtaken(now)

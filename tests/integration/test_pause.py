@@ -312,10 +312,12 @@ async def test_who_says_nothing_is_named(
         )
         code, output = await command("pause", "--timeout", "0")
         assert code == 1
-        assert "only 0 of 2 dispatchers acknowledged" in output
+        assert "only 0 of 3 dispatchers acknowledged" in output
         assert "old: it has never answered; version 0.0.1" in output
         assert re.search(r"frozen: no answer for \d\d+ s", output)
-        assert "dead" not in output
+        assert re.search(r"dead: no answer for \d\d+ s: dead, or cut off from Postgres", output)  # so soon nobody knows
+        code, output = await command("pause", "--timeout", "1")
+        assert (code, "dead" in output) == (1, False)  # it was watched
     code, output = await command("pause")
     assert code == 0
     assert "No dispatcher runs" in output
@@ -345,6 +347,18 @@ async def test_one_without_a_lock_is_waited_for_though_the_clock_was_set(
         tasks.start_soon(obey)
         code, output = await command("pause")
     assert (code, "Paused: 1 dispatcher acknowledged." in output) == (0, True)
+
+
+@pytest.mark.promise("pause")
+async def test_who_may_live_is_named_when_the_time_is_too_short_to_tell(
+    command: RunCommand, db: psycopg.AsyncConnection
+) -> None:
+    """It was left out, and the command returned 0."""
+    await db.execute(NOTE, [datetime.now(UTC) - timedelta(minutes=1)])
+    code, output = await command("pause", "--timeout", "0")
+    assert (code, bool(re.search(r"one: no answer for \d\d+ s: dead, or cut off", output))) == (1, True)
+    code, output = await command("pause", "--timeout", "0", "--json")
+    assert (code, [each["name"] for each in json.loads(output)["dispatchers"]]) == (1, ["one"])
 
 
 @pytest.mark.promise("clock", "pause")
