@@ -34,6 +34,8 @@ _END = object()
 class _Base:
     """What both kinds have in common: which keys, from where on."""
 
+    _stopped: threading.Event | asyncio.Event
+
     def __init__(
         self,
         client: Any,
@@ -60,13 +62,17 @@ class _Base:
         parts = [(key,) for key in keys] if isinstance(client, OF_A_CLUSTER) else [keys]
         bytes_each = PAGE_BYTES // len(parts)
 
-        def reader(part: Iterable[str]) -> TailReader:
-            after_each = {key: positions[key] for key in part}
+        def reader(part: Iterable[str], position: Mapping[str, str]) -> TailReader:
+            after_each = {key: position[key] for key in part}
             made = TailReader(after_each, PageSize(count, bytes_each), millis(block), on_missed, time.monotonic)
             made.server, made.says_empty = address_of(client), keys[0] in after_each
             return made
 
-        self._readers = [(reader(part), commands_for(client, part)) for part in parts]
+        def readers(position: Mapping[str, str]) -> list[tuple[TailReader, Any]]:
+            return [(reader(part, position), commands_for(client, part)) for part in parts]
+
+        self._readers_after = readers
+        self._readers = readers(positions)
 
     @property
     def position(self) -> dict[str, str]:
@@ -76,10 +82,25 @@ class _Base:
         """
         return {key: after for reader, _ in self._readers for key, after in reader.after.items()}
 
+    def _begin(self) -> list[tuple[TailReader, Any]]:
+        """The readers of a loop are its own: those of one that was left read on for a while, and what they read then
+        would be passed over.
+        """
+        self._readers = self._readers_after(self.position)
+        if self._stopped.is_set():
+            self.stop()
+        return self._readers
+
+    def stop(self) -> None:
+        self._stopped.set()  # first: a loop that begins just now looks
+        for reader, _ in self._readers:
+            reader.stopping = True
+
 
 class Tail(_Base):
     """`for event in tail:` every event from `after` on, as a dispatcher.client.consumer.Received, until stop().
 
+    A second loop goes on after `position`: the event at which the first one was left comes again.
     `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0")
     or a `position`.
     `shards`: as of the dispatchers. `count`: entries of one read, at most: fewer where they are large, for about 4 MiB.
@@ -102,15 +123,16 @@ class Tail(_Base):
         block_ms: int | None = None,
     ) -> None:
         super().__init__(client, stream, shards, after, count, block, block_ms, on_missed, asynchronous=False)
-        self._stopped = threading.Event()
+        self._stopped: threading.Event = threading.Event()
 
     def __iter__(self) -> Generator[Received, None, None]:
-        if len(self._readers) == 1:
-            yield from self._events(*self._readers[0])
+        readers = self._begin()
+        if len(readers) == 1:
+            yield from self._events(*readers[0])
             return
         # In a Cluster one thread a key reads; each waits until its event was taken, so that `position` is true.
         came: queue.SimpleQueue[tuple[Any, threading.Event]] = queue.SimpleQueue()
-        threads = [threading.Thread(target=self._feed, args=(came, *each), daemon=True) for each in self._readers]
+        threads = [threading.Thread(target=self._feed, args=(came, *each), daemon=True) for each in readers]
         for thread in threads:
             thread.start()
         running = len(threads)
@@ -125,13 +147,12 @@ class Tail(_Base):
                 else:
                     raise found
         finally:
-            self.stop()
+            for reader, _ in readers:
+                reader.stopping = True
 
     def stop(self) -> None:
         """End the loop, after at most `block`. From any thread, or from a signal handler."""
-        for reader, _ in self._readers:
-            reader.stopping = True
-        self._stopped.set()
+        super().stop()
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +167,7 @@ class Tail(_Base):
                 taken.clear()
                 came.put((event, taken))
                 while not taken.wait(0.1):
-                    if self._stopped.is_set():
+                    if reader.stopping:
                         return
         except Exception as error:
             came.put((error, taken))
@@ -195,16 +216,17 @@ class AsyncTail(_Base):
         block_ms: int | None = None,
     ) -> None:
         super().__init__(client, stream, shards, after, count, block, block_ms, on_missed, asynchronous=True)
-        self._stopped = asyncio.Event()
+        self._stopped: asyncio.Event = asyncio.Event()
 
     async def __aiter__(self) -> AsyncGenerator[Received, None]:
-        if len(self._readers) == 1:
-            async with contextlib.aclosing(self._events(*self._readers[0])) as events:
+        readers = self._begin()
+        if len(readers) == 1:
+            async with contextlib.aclosing(self._events(*readers[0])) as events:
                 async for event in events:
                     yield event
             return
         came: asyncio.Queue[tuple[Any, Callable[[], None]]] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._feed(came, *each)) for each in self._readers]
+        tasks = [asyncio.create_task(self._feed(came, *each)) for each in readers]
         running = len(tasks)
         try:
             while running:
@@ -223,9 +245,7 @@ class AsyncTail(_Base):
 
     def stop(self) -> None:
         """End the loop, after at most `block`. From the loop: loop.add_signal_handler(...)."""
-        for reader, _ in self._readers:
-            reader.stopping = True
-        self._stopped.set()
+        super().stop()
 
     async def __aenter__(self) -> Self:
         return self

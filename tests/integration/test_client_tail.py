@@ -13,7 +13,7 @@ from redis import asyncio as aio
 from dispatcher.client.received import Received
 from dispatcher.client.tail import AsyncTail, Tail
 from tests.support.cluster import ChangingCluster
-from tests.support.consumers import PATIENCE_S, close, logged, publish
+from tests.support.consumers import KEYS, PATIENCE_S, SHARDS, close, logged, publish
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM
 from tests.support.waiting import caught_up, until
@@ -94,6 +94,44 @@ async def test_nothing_is_missed_between_two_runs(kind: str, redis: "aio.Redis",
     await publish(redis, "meanwhile")
     async with watching(kind, redis_url, after=before.tail.position) as after:
         assert await after.next() == ["meanwhile"]
+
+
+async def test_a_second_loop_passes_over_nothing(kind: str, where: tuple[str, str, Any]) -> None:
+    """The first read all of them with the event at which it was left: that one was perhaps not dealt with."""
+    url, pool, client = where
+    module: Any = sync if kind == "blocking" else aio
+    of_kind = (module.RedisCluster if pool == "cluster" else module.Redis).from_url(url)
+    tail: Any = (Tail if kind == "blocking" else AsyncTail)(of_kind, STREAM, shards=SHARDS, after="0")
+
+    def read_here(last: str) -> list[str]:
+        came = list[str]()
+        for event in tail:
+            came.append(event.aggregate_id)
+            if event.aggregate_id == last:
+                break
+        return came
+
+    async def read(last: str) -> list[str]:
+        came = list[str]()
+        async for event in tail:
+            came.append(event.aggregate_id)
+            if event.aggregate_id == last:
+                break
+        return came
+
+    async def up_to(last: str) -> list[str]:
+        async with asyncio.timeout(PATIENCE_S):
+            return await (read(last) if kind == "asyncio" else asyncio.to_thread(read_here, last))
+
+    try:
+        for name in ("first", "second", "third"):
+            await publish(client, name, key=KEYS[0])
+        assert await up_to("second") == ["first", "second"]
+        await publish(client, "fourth", key=KEYS[0])
+        assert await up_to("fourth") == ["second", "third", "fourth"]
+    finally:
+        tail.stop()
+        await of_kind.aclose() if kind == "asyncio" else close(of_kind)
 
 
 async def test_an_outage_of_redis_is_waited_out(
