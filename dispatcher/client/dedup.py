@@ -1,9 +1,10 @@
 """Remembers handled events, for work that has no transaction to do that in (else: dispatcher.client.inbox).
 
 The consumer asks the store before the work and writes the mark after it, so no event is skipped that was not done. An
-event can be done twice: if the process dies between the work and the mark, if the work outlasts `claim_idle` and
-another consumer takes the entry over, if two consumers have two entries of one event at that moment, after the time to
-live, or if Redis loses the mark. Work that must not happen twice belongs in a transaction.
+event can be done twice: if the process dies between the work and the mark; if the store is away at that moment, for
+seconds, and the consumer stops or another one takes the entry over; if the work outlasts `claim_idle` and another
+consumer takes the entry over; if two consumers have two entries of one event at that moment; after the time to live; or
+if Redis loses the mark. Work that must not happen twice belongs in a transaction.
 """
 
 import dispatcher.client.needs_redis  # noqa: F401 -- before anything else imports redis

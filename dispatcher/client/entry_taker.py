@@ -9,7 +9,7 @@ import redis
 from dispatcher.client.deliveries import NotOurs
 from dispatcher.client.function_answers import FunctionBroke, FunctionTooSlow, WrongAnswer
 from dispatcher.client.group import Group
-from dispatcher.client.patience import Patience, judge
+from dispatcher.client.patience import REMEMBERED, EntryRef, Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
 from dispatcher.client.steps import Call, CallApplication, Entry, Sleep, Steps, text
 from dispatcher.core.decide import brief
@@ -58,6 +58,7 @@ class EntryTaker(ABC):
         self._has_store = has_store
         self._clock = clock
         self._max_deliveries = max_deliveries
+        self._unmarked: set[EntryRef] = set()  # their function has returned, and the store did not take the mark
 
     @abstractmethod
     def _keep(self, entry: Entry) -> Steps:
@@ -84,11 +85,16 @@ class EntryTaker(ABC):
         if entry.deliveries > self._most(event):
             return (yield from self._put_away(entry, event, "delivered too often without an acknowledgement"))
         try:
-            known = self._has_store and (yield from self._patiently(CallApplication("has", event), entry))
-            if not known:
+            done = entry.ref in self._unmarked
+            known = self._has_store and not done and (yield from self._patiently(CallApplication("has", event), entry))
+            if not (done or known):
                 yield from self._patiently(CallApplication("handle", event), entry)
-                if self._has_store:
-                    yield from self._patiently(CallApplication("add", event), entry)
+            if self._has_store and not known:
+                if len(self._unmarked) >= REMEMBERED:  # others may have taken them
+                    self._unmarked.clear()
+                self._unmarked.add(entry.ref)
+                yield from self._patiently(CallApplication("add", event), entry)
+                self._unmarked.discard(entry.ref)
         except Failed as failed:
             return (yield from self._failed(entry, event, failed.error))
         except OthersFirst:

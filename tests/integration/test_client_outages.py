@@ -17,6 +17,7 @@ from redis import asyncio as aio
 
 from dispatcher.client import patience
 from dispatcher.client.consumer import AsyncConsumer, Received
+from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
 from dispatcher.client.tail import AsyncTail
 from tests.support.consumers import (
     DEAD,
@@ -165,6 +166,49 @@ async def test_a_real_outage_costs_no_event_a_delivery_however_long(
         away = False
         await until_nothing_is_pending(redis)
     assert not await redis.exists(DEAD)
+
+
+@pytest.mark.promise("consumer")
+@both_kinds
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_work_is_not_done_twice_because_its_store_was_away_behind_it(
+    kind: str,
+    ordered: bool,
+    redis: "aio.Redis",
+    redis_url: str,
+    own_valkey: StartValkey,
+    proxy: StartProxy,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "pause_s", lambda failures: 0.01)
+    server = own_valkey()
+    way = await proxy(server.url)
+    client: Any = (sync if kind == "blocking" else aio).Redis.from_url(way.via(server.url))
+    store: Any = (RedisDedupStore if kind == "blocking" else AsyncRedisDedupStore)(client, GROUP)
+    working = threading.Event()
+    settings = group(ordered=ordered)
+
+    def behave(event: Received) -> None:
+        assert working.wait(PATIENCE_S)
+
+    async def behave_async(event: Received) -> None:
+        await asyncio.to_thread(behave, event)
+
+    async with consuming(kind, redis_url, settings, behave, store=store) as running:
+        if kind == "asyncio":
+            running.behave_async(behave_async)
+        await publish(redis, "first")
+        event = await running.next()
+        await way.stop()
+        working.set()
+        tries = patience.TRIES_IN_PLACE + 1  # it was let go, and came again
+        await until(lambda: caplog.text.count("trying again") >= tries, "others were let by", PATIENCE_S)
+        await way.start()
+        await until_nothing_is_pending(redis)
+        assert await running.rest() == []
+        assert await (store.has(event.event_id) if kind == "asyncio" else asyncio.to_thread(store.has, event.event_id))
+    await client.aclose() if kind == "asyncio" else client.close()
 
 
 @pytest.mark.promise("consumer")

@@ -126,6 +126,7 @@ async def consuming(
     behave: Behave = lambda event: None,
     *,
     dedup: bool = False,
+    store: Any = None,
     outages: tuple[type[Exception], ...] = (Away,),
     pool: str = "pool",
     concurrency: int = 1,
@@ -146,7 +147,7 @@ async def consuming(
             if pool == "blocking pool":
                 blocking = sync.Redis.from_pool(sync.BlockingConnectionPool.from_url(url, **client))
             stack.callback(close, blocking)
-            store = RedisDedupStore(blocking, GROUP) if dedup else None
+            store = RedisDedupStore(blocking, GROUP) if dedup else store
             consumer = Consumer(blocking, settings, dedup=store, outages=outages, concurrency=concurrency)
         else:
             turning: Any
@@ -158,8 +159,8 @@ async def consuming(
             if pool == "blocking pool":
                 turning = aio.Redis.from_pool(aio.BlockingConnectionPool.from_url(url, **client))
             stack.push_async_callback(turning.aclose)
-            async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
-            consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=outages, concurrency=concurrency)
+            store = AsyncRedisDedupStore(turning, GROUP) if dedup else store
+            consumer = AsyncConsumer(turning, settings, dedup=store, outages=outages, concurrency=concurrency)
         running = Running(consumer, behave)
         running.name = settings.consumer
         try:
