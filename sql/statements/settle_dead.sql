@@ -13,6 +13,7 @@ WITH buried AS (
     SET status = 'dead',
         attempts = o.attempts + 1,
         last_error = s.error,
+        sent_at = NULL, -- of a row that was replayed by a plain UPDATE
         stream_id = NULL
     FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(raised_at)s::text[]) AS s (id, error, raised_at)
     WHERE o.id BETWEEN s.id AND s.id

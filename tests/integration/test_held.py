@@ -131,6 +131,21 @@ async def test_a_dead_event_holds_with_hold_only_and_only_if_something_waits(ses
     assert (await shown(session)).keys() == {dead, alone, before}
 
 
+async def test_a_row_that_was_replayed_by_hand_and_dies_holds_and_is_shown(session, db):
+    """The runbook's UPDATE left its sent_at, and the row was not found among the dead ones: it held unseen."""
+    await stand_in_order(db, "hold")
+    sent, _waits = await add(db, "a", 2)
+    await db.execute("UPDATE messaging.message_outbox SET status = 'sent', sent_at = now() WHERE id = %s", [sent])
+    await db.execute(
+        "UPDATE messaging.message_outbox SET status = 'pending', attempts = 0, next_run_at = now() WHERE id = %s",
+        [sent],
+    )
+    await bury(db, [sent])
+    assert {row: (each["state"], each["waiting"]) for row, each in (await shown(session)).items()} == {
+        sent: ("dead", 1)
+    }
+
+
 async def test_parked_and_being_tried(session, db):
     await stand_in_order(db)
     parked, picked, scheduled = await add(db, "a", 1) + await add(db, "b", 1) + await add(db, "c", 1)
