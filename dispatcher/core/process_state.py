@@ -98,7 +98,7 @@ class RetryCount:
     """Events that failed and are tried again; of the one with the most failed attempts what failed, and when it is due.
 
     `id`: its row; `since`: when it failed first, in Unix seconds as `next_at`. `overdue_s`: how overdue the oldest
-    event is, by when it is due; those that wait behind one that failed, where there is an order, do not count.
+    event is, by when it is due; with an order those that an earlier one of their aggregate holds do not count.
     """
 
     events: int = 0

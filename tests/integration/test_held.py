@@ -17,6 +17,7 @@ from dispatcher.ops.dead_letters.decide import Bulk, Decision, decide
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.held.decide import HeldDecided, decide_held, find_heads
 from dispatcher.ops.held.find import count_held, find_held
+from dispatcher.ops.retrying import read_retrying
 from dispatcher.stages.claim import new_claim_id
 from tests.support.dead_letters import bury, prune
 from tests.support.layouts import stand_in_order
@@ -164,6 +165,48 @@ async def test_parked_and_being_tried(session, db):
     assert (done.ids, done.in_flight) == ([parked], [picked])
     [row] = [row for row in await read_table(db) if row["id"] == parked]
     assert row["next_run_at"].year == 1970  # the later ones, which nobody scheduled, come after it by their ids
+
+
+async def overdue_s(session: Session) -> float:
+    """By how much the oldest event is overdue that nothing holds; with `hold`."""
+    return (await read_retrying(session.fetch, ordered=True, holds=True)).overdue_s
+
+
+async def late(db: psycopg.AsyncConnection[Any], ids: list[int]) -> None:
+    """An hour late, as rows that nobody scheduled."""
+    await db.execute(
+        "UPDATE messaging.message_outbox SET occurred_at = now() - interval '1 h' WHERE id = ANY (%s)", [ids]
+    )
+
+
+async def test_what_waits_behind_a_held_event_is_not_overdue(session, db):
+    parked, failed, dead = [(await add(db, aggregate, 3))[0] for aggregate in "abc"]
+    await late(db, [row["id"] for row in await read_table(db)])
+    await db.execute("UPDATE messaging.message_outbox SET next_run_at = 'infinity' WHERE id = %s", [parked])
+    await fail(db, failed)
+    await bury(db, [dead])
+    assert await overdue_s(session) == 0
+
+
+async def test_what_nothing_holds_is_overdue_behind_many_that_are_held(session, db):
+    """The first hundred events that wait may all be of one held aggregate."""
+    failed, *waits = await add(db, "a", 300)
+    [alone] = await add(db, "b")
+    await late(db, [*waits, alone])
+    await fail(db, failed)
+    assert await overdue_s(session) > 3000
+
+
+async def test_what_holds_others_is_overdue_itself_and_so_is_what_came_before_it(session, db):
+    """Its dispatcher stands still: it is due, and nobody tries it."""
+    failed, *waits = await add(db, "a", 2)
+    await late(db, waits)
+    await fail(db, failed, delay_s=-1800)
+    assert 1700 < await overdue_s(session) < 3000
+    first, parked = await add(db, "b", 2)
+    await late(db, [first])
+    await db.execute("UPDATE messaging.message_outbox SET next_run_at = 'infinity' WHERE id = %s", [parked])
+    assert await overdue_s(session) > 3000
 
 
 async def test_filters_and_pages(session, db):

@@ -93,7 +93,7 @@ MAY_TOUCH = {
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
     "held": 5000 + 5000 + 1000 + BATCH,  # its own bounds, and with `hold` the dead rows; a person asks
-    "retrying": 1000 + 200 + 1000,  # its own bounds, and with an order that dead events hold up the dead rows
+    "retrying": 1000 + 5000 + 100 + 1000 + 1000,  # its own bounds; 5000, and the dead rows, with an order only
     "held_count": 5000 + 5000 + 1000,  # the same, for the gauges, only with order
     "held_retry": 3 * BATCH,
     "held_skip": 3 * BATCH,
