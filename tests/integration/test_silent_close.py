@@ -1,25 +1,33 @@
-"""A server that has gone silent behind TLS is left at once: redis-py waits for its answer to the end of TLS."""
+"""A server that has gone silent is left at once. Behind TLS redis-py waits for its answer to the end of TLS."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from random import Random
 from typing import Any
 
 import anyio
 import pytest
 
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import Sampled, Settled, Stopped
+from dispatcher.core.layout import Layout
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.cluster import read_topology
+from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.sentinel import named_primaries
 from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.ops.doctor.cluster import look_at_all
+from dispatcher.relay.stream.gate import SinkGate
 from tests.support.proxy import Direction, Filter, Proxy, StartProxy
 from tests.support.redis import StartCluster, StartSentinels
 from tests.support.rows import STREAM, insert_events
 from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
 from tests.support.tls import Certificate, behind_tls
+from tests.support.waiting import until
 
 ALERT = b"\x17\x03\x03\x00\x13"  # so begins a record of TLS 1.3 with an alert: here the client's end of TLS
 TIMEOUT_S = 10.0
@@ -95,6 +103,59 @@ async def test_a_stop(dispatcher: StartDispatcher, db: Any, server: Places) -> N
         running.service.stop("the test")
         assert (await running.tap.next(Stopped)).cut_short is None
     assert running.service.exit_code == 0
+
+
+async def test_a_stop_while_it_connects(dispatcher: StartDispatcher, server: Places) -> None:
+    url, [through] = server
+    through.stall()
+    # Longer than a test may take: the stop waits for neither.
+    async with dispatcher(redis_url=url, connect_timeout_ms=600_000, shutdown_grace_ms=600_000) as running:
+        relay = running.service._engine.stream
+        assert relay is not None
+        await until(lambda: relay.sinks[0].gate._connecting.locked() and through.links, "the relay connects")
+        running.service.stop("the test")
+        assert (await running.tap.next(Stopped)).cut_short is None
+    assert running.service.exit_code == 0
+
+
+async def gives_up_connecting(place: Places, tap: Tap) -> None:
+    url, proxies = place
+    connection = RedisConnection(
+        RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=600.0, on_lost=lambda why: None
+    )
+    gate = SinkGate(connection, Breaker(Backoff(1, 1), Random(1)), layout=Layout(STREAM), timeout_s=600.0, observe=tap)
+    for through in proxies:
+        through.stall()
+    opened: list[bool] = []
+    async with anyio.create_task_group() as lanes:
+        for _ in range(2):  # one connects, the other waits for it
+            lanes.start_soon(wait_open, gate, opened)
+        await until(lambda: any(through.held_bytes("to_server") for through in proxies), "a server is spoken to")
+        gate.stop()
+    assert opened == [False, False]
+    assert not gate.is_shut(), "a stop is no failure of Redis"
+    assert tap.seen == []
+
+
+async def wait_open(gate: SinkGate, opened: list[bool]) -> None:
+    opened.append(await gate.wait_open())
+
+
+async def test_a_connect_that_a_stop_ends(redis_url: str, proxy: StartProxy, tap: Tap) -> None:
+    through = await proxy(redis_url)
+    await gives_up_connecting((through.via(redis_url), [through]), tap)
+
+
+async def test_a_connect_by_tls_that_a_stop_ends(server: Places, tap: Tap) -> None:
+    await gives_up_connecting(server, tap)
+
+
+async def test_a_question_to_sentinels_that_a_stop_ends(sentinels: Places, tap: Tap) -> None:
+    await gives_up_connecting(sentinels, tap)
+
+
+async def test_a_question_to_nodes_that_a_stop_ends(cluster: Places, tap: Tap) -> None:
+    await gives_up_connecting(cluster, tap)
 
 
 async def closes(place: Places) -> None:

@@ -11,7 +11,7 @@ import anyio
 import anyio.abc
 import pytest
 import trustme
-from anyio.streams.tls import TLSListener, TLSStream
+from anyio.streams.tls import TLSStream
 
 
 class Certificate(NamedTuple):
@@ -64,23 +64,19 @@ async def behind_tls(redis_url: str, certificate: Certificate, *, plain: bool = 
             both.start_soon(copy, client, server)
             both.start_soon(copy, server, client)
 
-    async def either(client: anyio.abc.ByteStream) -> None:
-        try:
-            first = await client.receive()
-            begun: anyio.abc.ByteStream = _Begun(first, client)
-            if first.startswith(b"\x16"):  # a TLS handshake
-                begun = await TLSStream.wrap(begun, server_side=True, ssl_context=context, standard_compatible=False)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
-            await client.aclose()
-            return
-        await relay(begun)
+    async def serve(client: anyio.abc.ByteStream) -> None:
+        async with client:  # also where the end comes in the midst of the handshake
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
+                first = await client.receive()
+                begun: anyio.abc.ByteStream = _Begun(first, client)
+                if not plain or first.startswith(b"\x16"):  # a TLS handshake
+                    begun = await TLSStream.wrap(
+                        begun, server_side=True, ssl_context=context, standard_compatible=False
+                    )
+                await relay(begun)
 
-    tls = TLSListener(listener, context, standard_compatible=False)
-    async with tls, anyio.create_task_group() as serving:
-        if plain:
-            serving.start_soon(listener.serve, either)
-        else:
-            serving.start_soon(tls.serve, relay)
+    async with listener, anyio.create_task_group() as serving:
+        serving.start_soon(listener.serve, serve)
         yield port
         serving.cancel_scope.cancel()
 

@@ -54,13 +54,15 @@ class SinkGate:
         self._verify = verify
         self._searcher = searcher or Searcher(connection, timeout_s)
         self._connecting = anyio.Lock()
+        self._attempt = anyio.CancelScope()  # of the connect that runs now, or ran last; replaced by _connect()
         self._stopping = anyio.Event()
         self._ever_up = retry_misconfigured
         self._in_order = in_order
 
     def stop(self) -> None:
-        """End every wait of `wait_open()`."""
+        """End every wait of `wait_open()`, also that for a Redis which accepts a connection and says nothing."""
         self._stopping.set()
+        self._attempt.cancel()
 
     def begin_trial(self) -> bool:
         """Whether only a single row should be tried: a breaker whose wait is over turns half open."""
@@ -85,9 +87,8 @@ class SinkGate:
                 return True
             began = monotonic()
             try:
-                # If the settings name another user by now, the old connection stays, but may do nothing any more.
-                if not self.connection.up or await self.connection.is_outdated():
-                    await self.connection.connect()
+                if not await self._connect():
+                    return False
                 verify = self._verify
                 incarnation = await verify(self.connection) if verify else RedisIncarnation()
                 if self._in_order:
@@ -104,6 +105,17 @@ class SinkGate:
             if self._breaker.connection_only:
                 self._reopen()
         return True
+
+    async def _connect(self) -> bool:
+        """Connect, if need be. False: a stop came first. Raises as RedisConnection.connect()."""
+        if self._stopping.is_set():
+            return False
+        # No statement of Postgres runs in this scope: it may be cut.
+        with anyio.CancelScope() as self._attempt:
+            # If the settings name another user by now, the old connection stays, but may do nothing any more.
+            if not self.connection.up or await self.connection.is_outdated():
+                await self.connection.connect()
+        return not self._attempt.cancelled_caught
 
     async def _try_transaction(self) -> None:
         """Raise Misconfigured where Redis refuses MULTI or EXEC: what is sent between them would be taken all the same.
