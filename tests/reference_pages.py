@@ -25,6 +25,7 @@ import yaml
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
+from dispatcher.core.findings.redis_refusals import REFUSALS
 from dispatcher.settings.describe import describe
 from dispatcher.settings.setting import Section
 from dispatcher.sidecar.openapi import DOCUMENT
@@ -33,7 +34,8 @@ from dispatcher.telemetry import logs, loguru_setup
 from dispatcher.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted((ROOT / "docs" / "reference").glob("*.md")), ROOT / "docs" / "runbook" / "index.md"]
+RUNBOOK = ROOT / "docs" / "runbook"
+PAGES = [*sorted((ROOT / "docs" / "reference").glob("*.md")), RUNBOOK / "index.md", RUNBOOK / "breaker-open.md"]
 PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MISSING = "TODO: say what it means"
 
@@ -544,6 +546,17 @@ def comments(found: type) -> dict[str, str]:
     return notes
 
 
+# Replies of Redis
+
+
+def redis_refusals(_: Kept) -> str:
+    rows = []
+    for each in REFUSALS:
+        do = f"{each.do}. More: {each.pages}" if each.pages else each.do
+        rows.append([", ".join(code(name) for name in each.names), cell(do)])
+    return table(["The reply begins with, or has in it", "What to do"], rows)
+
+
 # Pages
 
 
@@ -559,6 +572,7 @@ PARTS: dict[str, Callable[[Kept], str]] = {
     "routines": routines,
     "indexes": indexes,
     "client": client,
+    "redis refusals": redis_refusals,
 }
 
 

@@ -564,6 +564,33 @@ def test_only_the_refusal_of_that_very_entry_shows_that_entries_are_taken() -> N
     assert (found.level, found.found) == ("bad", "it takes no entry: CLUSTERDOWN")
 
 
+# Commands of Redis, or lines of its configuration; what it says then; a part of what to do.
+NO_ENTRY: dict[str, tuple[list[str], list[str], str, str]] = {
+    "it is full": (["CONFIG", "SET", "maxmemory", "1"], [], "OOM", "give Redis memory"),
+    "too few replicas": (["CONFIG", "SET", "min-replicas-to-write", "1"], [], "NOREPLICAS", "`min-replicas-to-write`"),
+    "it knows no streams": ([], ['rename-command XADD ""'], "ERR unknown command", "undo `rename-command`"),
+}
+
+
+@pytest.mark.parametrize("case", NO_ENTRY)
+async def test_a_refusal_has_the_remedy_of_the_runbook(
+    case: str, look: Examine, own_valkey: StartValkey, tmp_path: Path
+) -> None:
+    command, lines, says, do = NO_ENTRY[case]
+    file = tmp_path / "more.conf"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    server = own_valkey(options={"include": str(file)})
+    if command:
+        async with Redis.from_url(server.url) as redis:
+            await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+    found = (await look(redis=server.url))["redis-entries"]
+    assert found.level == "bad"
+    assert found.found.startswith(f"it takes no entry: {says}")
+    assert found.remedy is not None
+    assert do in found.remedy
+    assert found.remedy in page("runbook/breaker-open.md")
+
+
 async def test_redis_is_away_or_refuses_us(look: Examine, breakable: str) -> None:
     away = await look(redis=f"redis://u:hunter2@127.0.0.1:{free_port()}/0")
     assert away["redis"].level == "bad"

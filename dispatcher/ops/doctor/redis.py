@@ -13,7 +13,8 @@ from typing import Any
 from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
-from dispatcher.core.outages import is_unavailable, tells_nothing, without_abort
+from dispatcher.core.findings.redis_refusals import remedy_of
+from dispatcher.core.outages import in_short, is_unavailable, tells_nothing, without_abort
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
@@ -185,19 +186,10 @@ def _age(speaks: tuple[int, ...]) -> Finding:
 def _entries(facts: RedisFacts, stream: str) -> Finding:
     """Check that Redis would accept an entry now, from this user, on this key."""
     text = _refusal(facts)
-    code = text.split(" ", 1)[0]
-    remedies = {
-        "OOM": "free memory or raise maxmemory; rows wait unharmed until then",
-        "READONLY": "it is a replica: point REDIS_URL at the primary",
-        "MISCONF": "it cannot write its snapshot: look at its disk and its log",
-        "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
-        "NOPERM": f"ACL SETUSER <user> ~{stream} +xadd",
-        "WRONGTYPE": "see stream",
-        "LOADING": "it reads its data; wait",
-    }
     if "than 0-0" in text:
         return ok("redis-entries", "it takes entries from this user")
-    return bad("redis-entries", f"it takes no entry: {code}", remedies.get(code, "look at the log of Redis"))
+    remedy = remedy_of(text, stream) or "look at the log of Redis"
+    return bad("redis-entries", f"it takes no entry: {in_short(text)}", remedy)
 
 
 def _refusal(facts: RedisFacts) -> str:
