@@ -3,11 +3,11 @@
 -- Returns: id of each row. A row that is missing is not sent any more (replayed or pruned), was sent again since, or is locked.
 -- Loaded by: dispatcher/ops/replay.py
 -- Index: message_outbox_pkey.
+-- picked_at stays: a row that was claimed before, and waits, was put back by a clock that was ahead (doctor_stranded.sql).
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'pending',
     attempts = 0,
     next_run_at = coalesce(%(now)s::timestamptz, statement_timestamp()),
-    picked_at = NULL,
     picked_by = NULL,
     claim_id = NULL,
     sent_at = NULL,

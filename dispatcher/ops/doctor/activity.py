@@ -142,11 +142,13 @@ async def backlog(session: Session) -> Finding:
     [(stranded, wait_s)] = await session.fetch(load("doctor_stranded"))
     if stranded and oldest_s < LATE_BAD_S:
         rows = counted(stranded, "row")
-        said = f"{rows} in the future, by up to {wait_s:.0f} s: written before Postgres's clock went back"
+        said = f"{rows} in the future, by up to {wait_s:.0f} s: written or put back before Postgres's clock went back"
         remedy = (
-            "a running dispatcher mends retries; for what is not meant to wait: UPDATE messaging.message_outbox SET "
-            "next_run_at = '1970-01-01 00:00:00+00' WHERE status IN ('pending', 'retry') AND next_run_at > now() "
-            "AND next_run_at < 'infinity' AND (occurred_at > now() OR picked_at > now())"
+            "a running dispatcher mends most retries; for what is not meant to wait: UPDATE messaging.message_outbox "
+            "SET next_run_at = '1970-01-01 00:00:00+00' WHERE status IN ('pending', 'retry') AND next_run_at > now() "
+            "AND next_run_at < 'infinity' AND (occurred_at > now() OR picked_at > now() "
+            "OR (status = 'pending' AND picked_at IS NOT NULL) "
+            "OR id IN (SELECT outbox_id FROM messaging.message_history WHERE at > now()))"
         )
         return (bad if wait_s >= LATE_BAD_S else warning)("backlog", said, remedy)
     if oldest_s < LATE_WARNING_S:
