@@ -26,12 +26,14 @@ class Unreachable(DispatcherError):
 class NoConnectionLeft(Unreachable):
     """The server, the database or the role has as many connections as it may have.
 
-    Not `sure`: a pooler refused, which has one code for that and for a server that is away.
+    Not `sure`: a pooler refused, which has one code for that and for a server that is away. `silent`: it is not sure
+    either, for the connection was taken, and nothing was answered.
     """
 
-    def __init__(self, words: str, *, sure: bool = True) -> None:
+    def __init__(self, words: str, *, sure: bool = True, silent: bool = False) -> None:
         super().__init__(words)
-        self.sure = sure
+        self.sure = sure and not silent
+        self.silent = silent
 
 
 class IncarnationChanged(Unreachable):

@@ -44,8 +44,11 @@ class Sessions:
         # All but api, whose statements are short. The control session first: see upkeep/unanswered.py.
         everything = self.everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
         first = [self.upkeep, self.lanes[0], self.handlers, self.control, self.chores, *self.lanes[1:]]
+        apart = settings.listen_url != settings.database_url
         precedence = Precedence(
-            first, lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER)))
+            first,
+            lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER))),
+            direct=[each.purpose for each in (self.control, self.upkeep, self.chores)] if apart else (),
         )
         for postgres in everything:
             postgres.other_sessions = [self.api, *(other for other in everything if other is not postgres)]

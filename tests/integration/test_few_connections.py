@@ -1,6 +1,7 @@
 """Postgres has fewer connections than a dispatcher opens: what matters most has one, and what is missing is said."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aiohttp
 import anyio
@@ -12,12 +13,14 @@ from dispatcher.infra.postgres import precedence
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor.sessions import sessions as look_at_sessions
+from tests.support.handlers import MakeModule
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import insert_events
 from tests.support.running import Running, StartDispatcher
 from tests.support.waiting import until
 
 ALL = {"upkeep", "lane-0", "control", "chores", "lane-1", "lane-2"}
+READY = b"Z\x00\x00\x00\x05"  # ReadyForQuery
 IN_ORDER = ["upkeep", "lane-0", "control", "chores", "lane-1", "lane-2"]
 
 
@@ -51,6 +54,22 @@ def breaks_connects(purpose: str, now: Callable[[], bool]) -> Callable[[], Filte
         return data
 
     return lambda: filtered
+
+
+def hears_no_question() -> Callable[[], Filter]:
+    """The server takes the connection and the password, and answers nothing after that."""
+
+    def make() -> Filter:
+        ready = False
+
+        def filtered(direction: Direction, data: bytes) -> bytes:
+            nonlocal ready
+            ready = ready or (direction == "to_client" and READY in data)
+            return b"" if ready and direction == "to_server" else data
+
+        return filtered
+
+    return make
 
 
 async def missing(running: Running) -> str:
@@ -187,5 +206,47 @@ async def test_a_connection_that_somebody_else_takes_is_given_up_once(
 
         async def complete() -> bool:
             return await purposes(db, limited) == ALL
+
+        await until(complete, "nothing is missing")
+
+
+async def test_a_direct_path_gone_silent_takes_no_lane(
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection,
+    limited: str,
+    proxy: StartProxy,
+    handlers_module: MakeModule,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lanes have their connections on another path: theirs would not help, and each that is lost has to come back."""
+    monkeypatch.setattr(precedence, "FREED_S", 0.1)
+
+    async def handle(payload: Any) -> None:
+        """Do nothing."""
+
+    direct = await proxy(limited)
+    settings = {"database_url": limited, "listen_url": direct.via(limited), "connect_timeout_ms": 300}
+    lanes = {"lane-0", "lane-1", "lane-2"}
+    async with dispatcher(**settings, tick_ms=100, handlers=handlers_module({"mail": handle})) as running:
+        await insert_events(db, 5)
+        await running.tap.add_up(Settled, sent=5)
+        sessions = running.service._sessions
+        failures: list[str | None] = []
+        for each in (sessions.upkeep, sessions.control, sessions.chores):
+            each.on_change(lambda up, reason: failures.append(reason))
+        direct.make_filter = hears_no_question()
+        direct.cut()
+        await until(lambda: len(failures) > 9, "no answer, again and again")
+        assert await purposes(db, limited) >= lanes | {"handlers"}
+        await db.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'dispatcher lane-%'"
+        )
+        await insert_events(db, 5)
+        await running.tap.add_up(Settled, sent=5)
+        direct.make_filter = None
+
+        async def complete() -> bool:
+            return await purposes(db, limited) == ALL | {"handlers"}
 
         await until(complete, "nothing is missing")

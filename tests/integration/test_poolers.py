@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from dispatcher.core.errors import Misconfigured, NoConnectionLeft
-from dispatcher.core.events import Settled, SlotsChanged
+from dispatcher.core.events import SessionMissing, Settled, SlotsChanged
 from dispatcher.infra.postgres import pooler as pooler_module
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.pooler import PoolerCheck
@@ -149,6 +149,21 @@ async def test_one_that_takes_two_clients_only(pooler, db, dispatcher: StartDisp
             return bool(cursor.rowcount == 20)
 
         await until(sent, "all are sent")
+
+
+async def test_the_direct_path_has_room_for_two_sessions(pooler, db, database_url, dispatcher: StartDispatcher):
+    """Those that matter most get them. Lanes, which have another path, give nothing up: it would not help."""
+    url = pooler("session", "default_pool_size = 2")
+    await until(partial(listens_at, url), "the pooler listens")
+    settings = {"database_url": database_url, "listen_url": url, "connect_timeout_ms": 1000}
+    async with dispatcher(**settings, tick_ms=100, wait=False) as running:
+        sessions = running.service._sessions
+        await running.tap.next(SessionMissing, lambda event: event.session == "chores")
+        await until(lambda: sessions.upkeep.session and sessions.control.session, "the two that matter most are there")
+        await insert_events(db, 20)
+        await running.tap.add_up(Settled, sent=20)
+        assert {event.session for event in running.tap.all(SessionMissing)} <= {"upkeep", "control", "chores"}
+        assert all(lane.session for lane in sessions.lanes)
 
 
 async def test_one_that_pools_statements_does_too(pooler, db, database_url, dispatcher: StartDispatcher):

@@ -48,7 +48,7 @@ async def connect(target: PostgresTarget, purpose: str) -> Session:
         raise NoConnectionLeft(
             f"{_where(target)} took the connection, and answered nothing within {target.connect_timeout_s:g} s: it "
             "hangs, or is a pooler without a server connection left (default_pool_size)",
-            sure=False,
+            silent=True,
         ) from None
     except BaseException:
         await session.close()

@@ -264,8 +264,10 @@ class ReconnectingSession:
 
     def _failed(self, error: DispatcherError) -> None:
         if self.precedence is not None:
-            if isinstance(error, NoConnectionLeft) and (error.sure or self.precedence.any_open):
-                self.precedence.found_none(self, str(error))
+            if isinstance(error, NoConnectionLeft) and (
+                error.sure or self.precedence.server_is_there(self, silent=error.silent)
+            ):
+                self.precedence.found_none(self, str(error), silent=error.silent)
             else:
                 self.precedence.found_one(self)
         self._changed(False, str(error))
