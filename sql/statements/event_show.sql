@@ -3,20 +3,25 @@
 --   the server's clock).
 -- Returns: its JSON object (NULL: larger than at_most). No row: there is no event of that id.
 -- Loaded by: dispatcher/ops/outbox_events.py
--- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_event_id_idx, or the dead-letter queue is read where the row is
---   gone; message_history_event_idx.
+-- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_event_id_idx, or the dead-letter queue is read where the row of
+--   that id is gone; message_history_event_idx.
 WITH row AS MATERIALIZED (
     SELECT o.*
     FROM ONLY messaging.message_outbox AS o
     WHERE o.id = %(id)s::bigint OR o.event_id = %(event_id)s::uuid
 ),
-copy AS MATERIALIZED ( -- the newest one
+copies AS MATERIALIZED ( -- apart, or the planner looks for the newest one by its time, through the whole queue
     SELECT d.*
     FROM ONLY messaging.message_dlq AS d
-    WHERE d.event_id = (SELECT r.event_id FROM row AS r)
-       OR ((d.outbox_id = %(id)s::bigint OR d.event_id = %(event_id)s::uuid) AND NOT EXISTS (SELECT FROM row))
-    ORDER BY d.died_at DESC
-    LIMIT 1
+    WHERE d.event_id = coalesce((SELECT r.event_id FROM row AS r), %(event_id)s::uuid)
+    UNION ALL
+    SELECT d.*
+    FROM ONLY messaging.message_dlq AS d
+    WHERE d.outbox_id = %(id)s::bigint
+      AND NOT EXISTS (SELECT FROM row)
+),
+copy AS MATERIALIZED ( -- the newest one
+    SELECT c.* FROM copies AS c ORDER BY c.died_at DESC LIMIT 1
 ),
 one AS MATERIALIZED (
     SELECT r.id, r.event_id, r.message_id, r.event_type, r.aggregate_type, r.aggregate_id, r.payload, r.headers, r.attempts,

@@ -13,6 +13,7 @@ from dispatcher.core.events import Buried, DeadDiscarded, PauseChanged, RetriedN
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Waits
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.outbox_events import find, list_events
@@ -20,7 +21,8 @@ from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import settle
 from tests.support.api import get, post
 from tests.support.command import HearCommand
-from tests.support.dead_letters import bury, prune
+from tests.support.dead_letters import bury, insert_copies, prune
+from tests.support.reads import blocks_of, blocks_read
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.waiting import becomes
 
@@ -220,6 +222,20 @@ async def test_an_event_is_found_by_any_of_its_names_whatever_became_of_it(db, s
         pages.append(page := await find(session.fetch, "a1", limit=5, after=page.next, window=3))
     assert len(pages) == 3
     assert len([each for page in pages for each in json.loads(page.events)]) == 2
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_an_event_that_never_died_is_shown_without_a_walk_of_the_dead_letter_queue(db, analyzed: bool) -> None:
+    """It was walked once for each event that is shown."""
+    await insert_copies(db, 20_000)
+    [sent] = await insert_events(db, 1, status="sent", sent_at="2025-06-01 00:00:00+00")
+    if analyzed:
+        await db.execute("ANALYZE messaging.message_outbox, messaging.message_dlq")
+    [event_id] = [row["event_id"] for row in await read_table(db) if row["id"] == sent]
+    for name in ({"id": sent, "event_id": None}, {"id": None, "event_id": event_id}):
+        parameters = {**name, "payload": True, "at_most": 1_000_000, "now": None}
+        assert await blocks_read(db, load("event_show"), parameters) < await blocks_of(db, "message_dlq") / 4
 
 
 async def test_what_is_asked_wrongly_is_said(db, api, events):

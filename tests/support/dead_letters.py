@@ -30,3 +30,14 @@ async def bury(db: psycopg.AsyncConnection[Any], ids: list[int], error: str = "E
 async def prune(db: psycopg.AsyncConnection[Any]) -> None:
     """Delete every settled row, whatever its age; copies of dead ones stay."""
     await db.execute("CALL messaging.prune_message_outbox('0')")
+
+
+async def insert_copies(db: psycopg.AsyncConnection[Any], n: int) -> None:
+    """Open copies of so many events, whose rows are gone."""
+    await db.execute(
+        "INSERT INTO messaging.message_dlq "
+        "(outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, attempts, occurred_at) "
+        "SELECT -i, gen_random_uuid(), gen_random_uuid(), 'order.created', '', 'a', '{}', 1, now() "
+        "FROM generate_series(1, %s) AS i",
+        [n],
+    )
