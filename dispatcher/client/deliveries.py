@@ -40,11 +40,13 @@ class Deliveries:
                 entry.since = self._clock()
 
     def release(self, entries: Iterable[Entry], deliveries: int) -> Steps:
-        """Let any other consumer claim the entries at once, as if they had not been delivered to this one."""
-        group = self._group
-        options = {"idle": group.claim_idle_millis, "retrycount": deliveries, "justid": True}
+        """Let any other consumer claim the entries at once, as if they had not been delivered to this one; how many of
+        them are not in the stream any more.
+        """
+        idle, trimmed = self._group.claim_idle_millis, 0
         for shard, held in self._by_shard([entry for entry in entries if self.held(entry)]):
-            yield shard.call("xclaim", group.consumer, 0, [entry.id for entry in held], **options)
+            trimmed += yield from shard.give_back([entry.id for entry in held], idle=idle, retrycount=deliveries)
+        return trimmed
 
     def _by_shard(self, entries: Iterable[Entry]) -> list[tuple[Shard, list[Entry]]]:
         by_key: dict[str, list[Entry]] = {}

@@ -125,7 +125,7 @@ class GroupReader(Reader):
         yield from self._deliveries.keep(entry)
 
     def _release(self, entry: Entry) -> Steps:
-        yield from self._deliveries.release([entry], entry.deliveries - 1)
+        self._say_trimmed((yield from self._deliveries.release([entry], entry.deliveries - 1)))
 
     def _done(self, entry: Entry) -> Steps:
         self._shards[entry.key].done.append(entry.id)
@@ -137,7 +137,7 @@ class GroupReader(Reader):
             options = {} if counted else {"retrycount": entry.deliveries - 1}
             idle = max(0, self._group.claim_idle_millis - delay_ms)
             shard = self._shards[entry.key]
-            yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
+            self._say_trimmed((yield from shard.give_back([entry.id], idle=idle, **options)))
             shard.retry_in(delay_ms, entry.id, entry.deliveries - (not counted))
             self._due = min(self._due, shard, key=lambda each: each.claim_at)
 
@@ -145,7 +145,7 @@ class GroupReader(Reader):
         """Release what was not begun, and delete our name from the group: each restart would leave one behind."""
         yield Join()
         yield from self._acknowledge()
-        yield from self._deliveries.release(self._deliveries.waiting, 0)
+        self._say_trimmed((yield from self._deliveries.release(self._deliveries.waiting, 0)))
         self._deliveries.waiting.clear()
         for shard in self._shards.values():
             yield from shard.names.deregister()

@@ -13,7 +13,7 @@ from dispatcher.client.reader import Reader
 from dispatcher.client.scripts import FENCED, run
 from dispatcher.client.shard_leases import LeasedShard, Verb, ask
 from dispatcher.client.shard_shares import Shares
-from dispatcher.client.steps import Steps
+from dispatcher.client.steps import Call, Steps, text
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
@@ -95,7 +95,7 @@ class LeaseKeeper(Reader):
         for shard, verb in verbs.items():
             if verb == "drop":
                 with contextlib.suppress(NotOurs):
-                    yield from self._set_deliveries(shard, shard.not_begun, 0)
+                    self._say_trimmed((yield from self._set_deliveries(shard, shard.not_begun, 0)))
         lasts = {shard.key: self._lasts_ms(shard, asked) for shard in verbs}
         members, found = yield from ask(self._shares.me, verbs, lasts, self._group.claim_idle_millis if present else 0)
         for shard, verb in verbs.items():
@@ -161,7 +161,16 @@ class LeaseKeeper(Reader):
         return answer[1] if len(answer) > 1 else None
 
     def _set_deliveries(self, shard: LeasedShard, ids: Sequence[str], deliveries: int) -> Steps:
-        """Set the delivery counts of these entries: of those that were not begun, below what Redis has counted."""
+        """Set the delivery counts of these entries: of those that were not begun, below what Redis has counted.
+
+        How many are not in the stream any more: Redis 7 answers without these, and forgets that they were pending.
+        """
+        missing = set(ids)
         for first in range(0, len(ids), MANY):
             command = ("XCLAIM", shard.key, self._group.group, self._group.consumer, 0, *ids[first : first + MANY])
-            yield from self._fenced(shard, *command, "RETRYCOUNT", deliveries, "JUSTID")
+            found = yield from self._fenced(shard, *command, "RETRYCOUNT", deliveries, "JUSTID")
+            missing.difference_update(text(each) for each in found)
+        for entry_id in list(missing):
+            if (yield Call("xrange", (shard.key, entry_id, entry_id))):  # it was acknowledged by hand
+                missing.remove(entry_id)
+        return len(missing)

@@ -203,7 +203,7 @@ class OrderedReader(LeaseKeeper):
         yield from self._fenced(self._leased[entry.key])
 
     def _release(self, entry: Entry) -> Steps:
-        yield from self._set_deliveries(self._leased[entry.key], [entry.id], entry.deliveries - 1)
+        self._say_trimmed((yield from self._set_deliveries(self._leased[entry.key], [entry.id], entry.deliveries - 1)))
 
     def _done(self, entry: Entry) -> Steps:
         yield from self._fenced(self._leased[entry.key], "XACK", entry.key, self._group.group, entry.id)

@@ -144,6 +144,38 @@ async def test_trimmed_entries_are_named_and_dropped(
     assert "trimmed or deleted before" in caplog.text
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("what", ["trimmed, and it fails", "trimmed, and a stop", "acknowledged by hand, and it fails"])
+async def test_what_is_trimmed_while_it_is_in_hand_is_named(
+    kind: str, what: str, ordered: bool, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis 7 forgets such an entry when it is given back: no search finds it. One acknowledged by hand is not lost."""
+    entry_ids = [await publish(redis, "ours")]
+    running: Running
+
+    def behave(event: Received) -> None:
+        with sync.Redis.from_url(redis_url) as other:
+            if what.startswith("trimmed"):
+                other.xtrim(STREAM, maxlen=0, approximate=False)
+            else:
+                other.xack(STREAM, GROUP, *entry_ids)
+        if what.endswith("fails"):
+            raise ValueError
+        running.consumer.stop()
+
+    if what.endswith("stop"):
+        entry_ids.append(await publish(redis, "waits behind it"))
+    async with consuming(kind, redis_url, group(ordered=ordered), behave) as running:
+        assert (await running.next()).aggregate_id == "ours"
+        if what.startswith("trimmed"):
+            await logged(caplog, "lost 1 entry: trimmed or deleted before")
+        else:
+            await logged(caplog, "failed, delivery 1 of 10")
+        await until_nothing_is_pending(redis)
+    assert await pending(redis) == []
+    assert caplog.text.count("trimmed or deleted") == what.startswith("trimmed")
+
+
 @pytest.mark.promise("consumer")
 async def test_a_stop_gives_back_what_was_not_begun(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     for name in ("first", "second", "third"):
