@@ -15,7 +15,7 @@ Ask = Callable[[str, dict[str, object] | None], Awaitable[list[tuple[object, ...
 class StandingLayout:
     """`ours`: as the settings have it. Written by the task that reads the pause.
 
-    `used`: whether any event goes to a stream; handlers go on under any layout.
+    `used`: whether any event goes to a stream, or an order is kept; handlers without an order go on under any layout.
     """
 
     def __init__(self, ours: Layout, name: str, observe: Observer, *, used: bool = True) -> None:
