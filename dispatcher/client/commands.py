@@ -2,20 +2,29 @@
 
 In a Cluster each reader asks the node of its key itself. The client's own way starts everything anew when one node does
 not answer, and would cut the reads of the other nodes, whose replies hold entries that were delivered.
+
+redis-py never retries a command of a reader. If the reply of a read is lost, Redis has delivered entries that nobody
+saw, and a second read answers with those after them. So the reader has to learn of the error: then it looks for what is
+pending. It also obeys a stop between two tries.
 """
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import Awaitable
 from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 from redis.commands.core import ScriptCommands, StreamCommands
 from redis.exceptions import AskError, MovedError
+from redis.retry import Retry
 
 OF_A_CLUSTER = (redis.RedisCluster, redis.asyncio.RedisCluster)
 GONE = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+MANY = 2**31  # connections: there are never more than functions at work, and one for each reader
 
 
 class Commands(StreamCommands, ScriptCommands):
@@ -24,7 +33,9 @@ class Commands(StreamCommands, ScriptCommands):
     _event_dispatcher: Any = None  # redis-py's base asks for it, and does not use it for commands
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._client = without_retries(client)
+        self._has_own = self._client is not client
+        self._given = client  # of sentinels: our connections ask its pool for the address
 
     def execute_command(self, *arguments: Any, **options: Any) -> Any:
         return self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
@@ -32,6 +43,18 @@ class Commands(StreamCommands, ScriptCommands):
     def reconnect(self) -> Any:
         """Leave the server that turned out to be the wrong one; awaitable with a client of redis.asyncio, or None."""
         return close_idle(self._client)
+
+    def close(self) -> None:
+        """Close the connections of this reader, if it has its own."""
+        if self._has_own:
+            with contextlib.suppress(*GONE):
+                self._client.connection_pool.disconnect()
+
+    async def aclose(self) -> None:
+        """The same with a client of redis.asyncio."""
+        if self._has_own:
+            with contextlib.suppress(*GONE):
+                await self._client.connection_pool.disconnect()
 
 
 class ClusterCommands(Commands):
@@ -45,8 +68,8 @@ class ClusterCommands(Commands):
         node = self._client.get_node_from_key(self._key)
         try:
             return self._client.get_redis_connection(node).execute_command(*arguments, **options, NEVER_DECODE=True)
-        except (MovedError, AskError):  # the client follows, and remembers where to
-            return super().execute_command(*arguments, **options)
+        except (MovedError, AskError):  # the client follows, and remembers where to; it retries nothing if told a node
+            return super().execute_command(*arguments, **options, target_nodes=node)
 
     def reconnect(self) -> None:
         with contextlib.suppress(*GONE):
@@ -66,7 +89,7 @@ class AsyncClusterCommands(Commands):
         try:
             return await node.execute_command(*arguments, **options, NEVER_DECODE=True)
         except (MovedError, AskError):
-            return await self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
+            return await super().execute_command(*arguments, **options, target_nodes=node)
 
     async def reconnect(self) -> None:
         with contextlib.suppress(*GONE):
@@ -78,6 +101,22 @@ def commands_for(client: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(client, redis.asyncio.RedisCluster):
         return AsyncClusterCommands(client, keys[0])
     return ClusterCommands(client, keys[0]) if isinstance(client, redis.RedisCluster) else Commands(client)
+
+
+def without_retries(client: Any) -> Any:
+    """The client; if it retries, a copy with connections of its own that do not. A client of a Cluster as it is."""
+    pool: Any = getattr(client, "connection_pool", None)
+    settings = getattr(pool, "connection_kwargs", {})
+    retry = settings.get("retry")
+    may_retry = settings.get("retry_on_timeout") or settings.get("retry_on_error")
+    if not may_retry and (retry is None or retry.get_retries() == 0):
+        return client
+    kind, never = (redis, Retry) if isinstance(client, redis.Redis) else (redis.asyncio, AsyncRetry)
+    own = copy.copy(client)
+    own.connection, own.single_connection_client = None, False
+    settings = {**settings, "retry": never(NoBackoff(), 0)}
+    own.connection_pool = kind.ConnectionPool(pool.connection_class, max_connections=MANY, **settings)
+    return own
 
 
 def address_of(client: Any) -> str:

@@ -49,7 +49,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Consumer(OnThread):
     """One consumer of a group; run() blocks its thread, `with consumer:` runs it on another.
 
-    `client`: a redis.Redis, or a redis.RedisCluster.
+    `client`: a redis.Redis, or a redis.RedisCluster. Beside one that retries by itself, as redis.Redis(host=...) does,
+    the consumer opens connections of its own that do not, and closes them when run() ends.
     `dedup`: remembers handled events, for work without a transaction of its own.
     `outages`: exceptions of your function that mean a server is away, or a predicate that takes an exception,
     besides those of psycopg, psycopg2, asyncpg, SQLAlchemy, Django and redis-py, which are known
@@ -112,7 +113,7 @@ class Consumer(OnThread):
             threads.work(self._runners, self._concurrency, self._handle, single=self._single)
         finally:
             for runner in self._runners:
-                runner.forget_stop()  # or the next run() would return at once, and nobody would read
+                runner.end()  # or the next run() would return at once, and nobody would read
             self._end()
 
     def stop(self) -> None:

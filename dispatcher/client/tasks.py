@@ -50,6 +50,7 @@ class TaskRunner:
         finally:
             self._return_permit()
             await self._join()
+            await self._commands.aclose()
 
     async def _carry_out(self, steps: Steps, run: Run) -> None:
         with contextlib.closing(steps):

@@ -47,8 +47,9 @@ class ThreadRunner:
         self._reader.stopping = True
         self._woken.put(None)
 
-    def forget_stop(self) -> None:
-        """The stop has been obeyed: work() may be called again."""
+    def end(self) -> None:
+        """Its work has ended: close its connections, and forget the stop, so that work() may be called again."""
+        self._commands.close()
         self._reader.stopping = False
         while not self._woken.empty():
             self._woken.get()
