@@ -32,6 +32,8 @@ from dispatcher.upkeep.slot_keeper import SlotKeeper
 from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.unanswered import watch_unanswered
 
+TWICE = "a second signal"
+
 
 async def run(settings: Settings, *, observe: Observer | None = None) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 after one that was forced or ran out of its grace.
@@ -46,10 +48,11 @@ class Service:
 
     def __init__(self, settings: Settings, observe: Observer | None = None, *, worker: str | None = None) -> None:
         self._settings = settings
-        self.exit_code = 0  # written by _cut_short()
+        self.exit_code = 0  # written by cut_short()
         self._cut_short_by: str | None = None
         self._readiness = probes.Readiness()
         self._metrics = metrics.Metrics(settings.layout.keys)
+        self._is_worker = worker is not None
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
         self._state = StateTracker(self._metrics.latency.snapshot, types=self._metrics.event_types.snapshot)
@@ -75,9 +78,7 @@ class Service:
         )
         self._sessions = sessions
         self._registry = Registry(name, sessions.control)
-        used = s.enabled and (s.unrouted == "stream" or s.order != "none")
-        handlers = s.enabled and bool(s.handlers)
-        layout = StandingLayout(s.layout, name, self._observe, used=used, handlers=handlers)
+        layout = StandingLayout(s.layout, name, self._observe, used=s.enabled and s.unrouted == "stream")
         self._order = order
         self._keeper: SlotKeeper | None = order.join(self._registry, layout) if order else None
         self._pause = self._make_pause(doorbell, layout)
@@ -157,13 +158,16 @@ class Service:
                 self._keeper.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """SIGTERM, SIGINT, SIGHUP, SIGQUIT stop, a second one forces; one after a stop of ours is no second one."""
+        """SIGTERM, SIGINT, SIGHUP, SIGQUIT stop, a second one forces; one after a stop of ours is no second one.
+
+        Nor is any to a worker: systemd stops all processes of a unit, and the supervisor stops its workers once more.
+        """
         with anyio.open_signal_receiver(*early_stop.stop_signals()) as signals:
             task_status.started()
             heard = False
             async for number in signals:
-                if heard:
-                    self._cut_short("a second signal")
+                if heard and not self._is_worker:
+                    self.cut_short(TWICE)
                 heard = True
                 self.stop(signal.Signals(number).name)
 
@@ -183,7 +187,7 @@ class Service:
             await self._traces.close()
         self._observe(Stopped(self._released, self._cut_short_by))
 
-    def _cut_short(self, why: str) -> None:
+    def cut_short(self, why: str) -> None:
         """End at once. Sessions too: a statement in flight is shielded, and only the end of its session ends it."""
         self.exit_code = 1
         self._cut_short_by = self._cut_short_by or why
@@ -233,7 +237,7 @@ class Service:
             async def deadline() -> None:
                 await self._stopping.wait()
                 await anyio.sleep(self._settings.shutdown_grace_ms / 1000)
-                self._cut_short("the grace is over")
+                self.cut_short("the grace is over")
 
             working.start_soon(deadline, name="grace")
             self._released = await self._engine.run()

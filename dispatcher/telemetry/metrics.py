@@ -161,13 +161,14 @@ def _of_redis_and_the_groups(meter: Meter) -> None:
         events.Republished,
         lambda event: event.rows,
     )
-    meter.show(
+    audit_on = meter.show(
         "min",
         "messaging_dispatch_audit_on",
-        "1 while it can be noticed that Redis lost entries",
+        "1 while it can be noticed that Redis lost entries; NaN before Redis was asked",
         events.AuditChanged,
         lambda event: event.on,
     )
+    audit_on.set(float("nan"))
     refused = meter.gauge(
         "sum", "messaging_dispatch_statements_refused", "Claims and settles that Postgres refuses again and again"
     )

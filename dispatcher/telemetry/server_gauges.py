@@ -70,7 +70,7 @@ class RedisUp:
 
     def __init__(self, meter: Meter) -> None:
         self._gauge: Gauge = meter.gauge(
-            "min", "messaging_dispatch_redis_up", "1 while Redis answers and takes entries"
+            "min", "messaging_dispatch_redis_up", "1 while Redis answers and takes entries, or none is used"
         )
         self._breaker_open = False
         self._answers = False

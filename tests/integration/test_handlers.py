@@ -25,7 +25,6 @@ from dispatcher.core.events import (
 )
 from dispatcher.handlers import Dead, Event, Retry
 from dispatcher.handlers import handler as register
-from dispatcher.relay.handlers.pool import TOO_LATE_S
 from dispatcher.relay.handlers.relay import HandlerRelay
 from tests.support.command import RunCommand
 from tests.support.handlers import MakeModule
@@ -365,32 +364,6 @@ async def test_who_lost_its_claim_changes_nothing(
     assert await statuses(db) == {"picked": 1}
 
 
-@pytest.mark.promise("handler-at-least-once")
-async def test_what_waited_too_long_for_a_place_does_not_begin(
-    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, database_url: str
-) -> None:
-    """A handler blocks the loop; meanwhile others take over the rows that wait behind it, and handle them."""
-    ran: list[Any] = []
-
-    async def blocks(payload: Any) -> None:
-        with psycopg.connect(database_url, autocommit=True) as peer:
-            taken = peer.execute("UPDATE messaging.message_outbox SET claim_id = gen_random_uuid() "
-                                 "WHERE event_type = 'behind' AND status = 'picked'").rowcount  # fmt: skip
-        threading.Event().wait(TOO_LATE_S + 0.1)  # the loop stands still
-        assert taken == 3
-
-    name = handlers_module({"fast": lambda payload: None, "blocks": blocks, "behind": ran.append})
-    async with dispatcher(handlers=name, max_parallel=1) as running:
-        await insert_events(db, 200, event_type="fast")  # so fast that more is claimed than has a place
-        await running.tap.add_up(Settled, sent=200)
-        await db.execute(
-            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
-            "SELECT t, t, '{}' FROM unnest(ARRAY['blocks', 'behind', 'behind', 'behind']) AS t"
-        )
-        await running.tap.add_up(Settled, sent=1, lost=3)
-    assert ran == []
-
-
 @pytest.mark.promise("handlers")
 async def test_an_outage_of_redis_stops_no_handler(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
@@ -456,6 +429,22 @@ async def test_a_dead_one_is_succeeded_without_a_look_in_the_stream(
         await running.tap.add_up(Settled, sent=len(rows))
         assert running.tap.all(Started)
     assert sum(event.rows for event in running.tap.all(Claimed)) == 3
+
+
+@pytest.mark.parametrize("unrouted", ["stream", "dead"])
+async def test_the_loop_ticks_while_no_place_is_free(
+    unrouted: str, dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
+) -> None:
+    """Else the alert for a dispatcher that stands still would fire, and a person restart what works."""
+    name = handlers_module({"slow": gate})
+    async with dispatcher(handlers=name, unrouted=unrouted, max_parallel=1, tick_ms=50) as running:
+        await insert_events(db, 5, event_type="slow")
+        await gate.holds(1)
+        running.tap.forget()
+        for _ in range(3):
+            await running.tap.next(Ticked)
+        gate.open()
+        await running.tap.add_up(Settled, sent=5)
 
 
 @pytest.mark.parametrize("unrouted", ["stream", "dead"])

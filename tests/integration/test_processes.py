@@ -121,6 +121,48 @@ async def test_workers_share_are_replaced_and_stop_together(
 
 
 @pytest.mark.promise("workers")
+@pytest.mark.parametrize("twice", [False, True], ids=["each-once", "the-supervisor-twice"])
+async def test_a_stop_that_reaches_supervisor_and_workers_alike(
+    cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path, twice: bool
+) -> None:
+    """As systemd does unless its unit says KillMode=mixed: what the supervisor says then is no second signal."""
+    (tmp_path / "shop.py").write_text(WAITS)
+    child = await cli("run", "--processes=2", "--handlers=shop:HANDLERS", env=env | PATIENT, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, event_type="slow")
+    await until((tmp_path / "begun").exists, "its handler began")
+    pids = workers(child)
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    await until(lambda: all(stopping(child, f"pid{pid}") for pid in pids), "the workers stop")
+    child.signal(signal.SIGTERM)
+    await until(lambda: stopping(child, "supervisor"), "the supervisor stops")
+    if twice:
+        child.signal(signal.SIGTERM)
+        assert await child.wait() == 1
+        assert await statuses(db) == {"picked": 1}
+    else:
+        (tmp_path / "go_on").touch()
+        assert await child.wait() == 0
+        assert await statuses(db) == {"sent": 1}
+
+
+PATIENT = {"DISPATCH_SHUTDOWN_GRACE_MS": "50000"}
+WAITS = """
+import asyncio, pathlib
+async def wait(payload):
+    pathlib.Path("begun").touch()
+    while not pathlib.Path("go_on").exists():
+        await asyncio.sleep(0.01)
+HANDLERS = {"slow": wait}
+"""
+
+
+def stopping(child: Child, name: str) -> bool:
+    return any(name in line and '"dispatcher_stopping"' in line for line in child.lines)
+
+
+@pytest.mark.promise("workers")
 async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, str], db: Db) -> None:
     child = await cli("run", "--processes=2", env=env)
     await child.ready()

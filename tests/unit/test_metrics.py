@@ -195,6 +195,14 @@ def test_quantiles_beyond_the_last_edge_and_of_a_window():
     assert histogram.snapshot().since(before).sum_s == 500.0
 
 
+def test_before_redis_was_asked_it_is_unknown_whether_a_loss_is_noticed() -> None:
+    """With handlers only it never is: an alert on 0 would never end."""
+    metrics = Metrics()
+    assert isnan(metrics.registry.get_sample_value("messaging_dispatch_audit_on") or 0.0)
+    metrics(events.AuditChanged(False, "NOPERM"))
+    assert metrics.registry.get_sample_value("messaging_dispatch_audit_on") == 0
+
+
 def test_a_figure_that_is_not_looked_up_any_more_is_unknown() -> None:
     now = 100.0
     metrics = Metrics(clock=lambda: now)

@@ -17,6 +17,7 @@ from rich.console import Console as Terminal
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.demo.run import report
 from dispatcher.demo.tally import Tally
+from dispatcher.service.workers.supervisor import SupervisorTiming
 from dispatcher.settings import Settings, describe
 from tests.support.readme import README, ROOT, blocks, code, page
 from tests.support.runbook import commands
@@ -118,7 +119,8 @@ def test_the_unit_for_systemd() -> None:
     parsed.optionxform = str  # type: ignore[assignment,method-assign]
     parsed.read_string(unit)
     grace_s = Settings(database_url="postgresql:///app", redis_url="redis://localhost").shutdown_grace_ms / 1000
-    assert float(parsed["Service"]["TimeoutStopSec"]) > grace_s
+    assert float(parsed["Service"]["TimeoutStopSec"]) > grace_s + SupervisorTiming().after_grace
+    assert parsed["Service"]["KillMode"] == "mixed"
     assert parsed["Service"]["ExecStart"].split()[1:] == ["run"]
 
 

@@ -1,8 +1,8 @@
 """The one socket between the supervisor and a worker.
 
-Down: a line of JSON with the flags, then an empty line for each nudge (rows were put back). The end of the socket says
-that the supervisor is gone. Up: reports, each after its length. They are pickled: both ends are the same program, and
-nobody else has an end of the socket.
+Down: a line of JSON with the flags, then a line for each command: a nudge (rows were put back), or to end at once. The
+end of the socket says that the supervisor is gone. Up: reports, each after its length. They are pickled: both ends are
+the same program, and nobody else has an end of the socket.
 """
 
 import json
@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from dispatcher.core.process_state import WorkerReport
 
-NUDGE = b"\n"
+NUDGE = b"nudge\n"
+CUT_SHORT = b"cut short\n"
 _LENGTH = struct.Struct(">I")
 
 

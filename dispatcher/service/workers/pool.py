@@ -12,7 +12,7 @@ from dispatcher.core.counted import counted
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import MetricFamily, ProcessState, Trouble, WorkerReport, merged
 from dispatcher.service.workers import boot
-from dispatcher.service.workers.channel import NUDGE, pack_flags, receive_report
+from dispatcher.service.workers.channel import CUT_SHORT, NUDGE, pack_flags, receive_report
 from dispatcher.telemetry.latency import EDGES
 
 BOOT = str(Path(boot.__file__).resolve())
@@ -141,6 +141,13 @@ class WorkerPool:
 
     def nudge(self) -> None:
         """Have every worker look for rows now: some were put back."""
+        self._tell(NUDGE)
+
+    def cut_short(self) -> None:
+        """Have every worker end at once, as after a second signal."""
+        self._tell(CUT_SHORT)
+
+    def _tell(self, line: bytes) -> None:
         for worker in self.running:
             if not worker.writer.is_closing():
-                worker.writer.write(NUDGE)
+                worker.writer.write(line)

@@ -101,7 +101,7 @@ class Supervisor:
             task_status.started()
             async for number in signals:
                 if self._stopping.is_set():
-                    self._signal(signal.SIGTERM)
+                    self._pool.cut_short()
                 self.stop(signal.Signals(number).name)
 
     async def run(self) -> None:

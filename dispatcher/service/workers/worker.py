@@ -23,9 +23,9 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.infra import early_stop
 from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.output import last_words, never_wait_for_output
-from dispatcher.service.lifecycle import Service
+from dispatcher.service.lifecycle import TWICE, Service
 from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up, one_error, run_to_the_end
-from dispatcher.service.workers.channel import pack_report
+from dispatcher.service.workers.channel import CUT_SHORT, pack_report
 from dispatcher.settings import Settings
 
 REPORT_EVERY_S = 1.0
@@ -98,10 +98,13 @@ class _SupervisorLink:
 
     def _run(self) -> None:
         with suppress(OSError, RuntimeError):  # RuntimeError: the loop is closed, the process ends anyway
-            for _ in self._lines:
+            for line in self._lines:
                 if self._served is not None:  # before, it has not looked for rows yet
                     service, call, _ = self._served
-                    call(service.nudge)
+                    if line.encode() == CUT_SHORT:
+                        call(service.cut_short, TWICE)
+                    else:
+                        call(service.nudge)
         if self._served is not None:
             service, call, patience_s = self._served
             with suppress(RuntimeError):

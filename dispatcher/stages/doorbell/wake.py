@@ -236,10 +236,10 @@ class Doorbell:
             now = self._clock()
             pause_s = inf
             if due_s <= 0 and self._due_but_not_claimed:
-                # A row is due, but the claim did not take it: it is locked, or waits for another one. To check
-                # again at once would spin, so pause.
-                self._due_but_not_claimed, due_s = False, inf
-                pause_s = self._backoff.pause_s()
+                # A row is due, but the claim did not take it: it is locked, or waits for another one, perhaps for long.
+                # To check again at once would spin, so pause. No standstill: an alert asks for ticks.
+                self._due_but_not_claimed, due_s, pause_s = False, inf, self._backoff.pause_s()
+                self._observe(Ticked("ok", now - began))
             if due_s <= 0:
                 return why_due(first=first, writers=before == "writers", until_due=until_due)
             before = key_state
