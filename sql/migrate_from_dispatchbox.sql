@@ -31,7 +31,7 @@ DECLARE
         inserted AS (
             INSERT INTO messaging.message_outbox
                 (event_id, event_type, aggregate_type, aggregate_id, payload, status, attempts, next_run_at, occurred_at,
-                 last_error)
+                 sent_at, last_error)
             SELECT
                 -- The same for the same row: one that comes back with a backup is not sent twice.
                 encode(substr(sha256(convert_to(
@@ -49,6 +49,8 @@ DECLARE
                 least(greatest(m.attempts - (m.status = 'done')::integer, 0), 999999),
                 greatest(m.next_run_at, '0001-01-01 00:00:00+00'),
                 least(greatest(m.created_at, '0001-01-01 00:00:00+00'), '9999-12-30 00:00:00+00'),
+                -- It did not keep when. Without a time the row would be looked at whenever dead ones are counted or listed.
+                CASE WHEN m.status = 'done' THEN least(greatest(m.created_at, '0001-01-01 00:00:00+00'), statement_timestamp()) END,
                 CASE WHEN m.status = 'dead' THEN 'dead in Dispatchbox, which kept no error' END
             FROM moved AS m
             ORDER BY m.next_run_at, m.id

@@ -228,7 +228,7 @@ async def test_an_event_is_found_by_any_of_its_names_whatever_became_of_it(db, s
 @pytest.mark.parametrize("analyzed", [False, True])
 async def test_an_event_that_never_died_is_shown_without_a_walk_of_the_dead_letter_queue(db, analyzed: bool) -> None:
     """It was walked once for each event that is shown."""
-    await insert_copies(db, 20_000)
+    await insert_copies(db, list(range(-20_000, 0)))  # their rows are gone
     [sent] = await insert_events(db, 1, status="sent", sent_at="2025-06-01 00:00:00+00")
     if analyzed:
         await db.execute("ANALYZE messaging.message_outbox, messaging.message_dlq")

@@ -26,8 +26,9 @@ from dispatcher.stages.claim import PROOF_EVENT_TYPE
 from dispatcher.upkeep.gauges import DeadLookup, GaugesBounds, GaugesTiming, HeldLookup, Lookups, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.integration.test_held import add, fail
-from tests.support.dead_letters import bury
+from tests.support.dead_letters import bury, insert_copies
 from tests.support.postgres import unopened
+from tests.support.reads import blocks_read
 from tests.support.rows import STREAM, insert_events
 from tests.support.tap import Tap
 
@@ -267,6 +268,21 @@ async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap):
     await made_dead(db, 5)
     await sample_once(session.fetch, redis, (STREAM,), tap, bounds=GaugesBounds(dead=3))
     assert (await tap.next(Sampled)).dead == 3
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_the_count_of_the_dead_walks_through_no_rows_without_end(db, analyzed: bool) -> None:
+    """It bounded what it found and not what it read, every five seconds."""
+    await insert_events(db, 20_000, status="sent")  # by hand, without a sent_at
+    await insert_copies(db, await insert_events(db, 20_000))  # put back by hand, which leaves the copies open
+    [newest] = await insert_events(db, 1)
+    await bury(db, [newest])
+    if analyzed:
+        await db.execute("ANALYZE messaging.message_outbox, messaging.message_dlq")
+    assert await blocks_read(db, load("count_dead"), {"bound": 100}) < 20_000
+    [(dead, _)] = await (await db.execute(load("count_dead").encode(), {"bound": 100})).fetchall()
+    assert dead == 1
 
 
 @pytest.mark.promise("console")

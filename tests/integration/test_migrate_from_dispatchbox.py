@@ -89,7 +89,11 @@ def test_every_row_is_moved_with_its_status(old: psycopg.Connection[Any], databa
         done = row["status"] == "done"
         assert new["status"] == ("sent" if done else row["status"])
         assert new["attempts"] == (max(row["attempts"] - 1, 0) if done else row["attempts"])
-        assert (new["sent_at"], new["picked_at"]) == (None, None)
+        assert (new["sent_at"], new["picked_at"]) == (row["created_at"] if done else None, None)
+    # The index on which dead events are counted and listed has the dead ones only.
+    assert query(old, "SELECT DISTINCT status FROM messaging.message_outbox WHERE settled AND sent_at IS NULL") == [
+        {"status": "dead"}
+    ]
     copies = query(old, "SELECT * FROM messaging.message_dlq")
     assert {row["event_id"] for row in copies} == {row["event_id"] for row in after.values() if row["status"] == "dead"}
     assert {row["last_error"] for row in copies} == {"dead in Dispatchbox, which kept no error"}

@@ -32,12 +32,12 @@ async def prune(db: psycopg.AsyncConnection[Any]) -> None:
     await db.execute("CALL messaging.prune_message_outbox('0')")
 
 
-async def insert_copies(db: psycopg.AsyncConnection[Any], n: int) -> None:
-    """Open copies of so many events, whose rows are gone."""
+async def insert_copies(db: psycopg.AsyncConnection[Any], outbox_ids: list[int]) -> None:
+    """Open copies that belong to rows of these ids, whatever becomes of the rows."""
     await db.execute(
         "INSERT INTO messaging.message_dlq "
         "(outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, attempts, occurred_at) "
-        "SELECT -i, gen_random_uuid(), gen_random_uuid(), 'order.created', '', 'a', '{}', 1, now() "
-        "FROM generate_series(1, %s) AS i",
-        [n],
+        "SELECT i, gen_random_uuid(), gen_random_uuid(), 'order.created', '', 'a', '{}', 1, now() "
+        "FROM unnest(%s::bigint[]) AS i",
+        [outbox_ids],
     )
