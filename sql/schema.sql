@@ -451,11 +451,13 @@ $$;
 CREATE FUNCTION messaging.set_layout(of_fingerprint text, of_spec jsonb, of_keys text[], of_former text[], by text, first boolean) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
     AS $_$
 DECLARE
     was text;
     keys_before text[];
     unbroken_before boolean;
+    looked_at bigint;
     settled bigint;
     in_streams bigint;
 BEGIN
@@ -476,18 +478,22 @@ BEGIN
         IF FOUND THEN
             RETURN 'events were published by another layout';
         END IF;
-        -- Rows of handlers, and dead ones, have no stream_id: they were in no stream. Of very many settled rows not all are read, for
-        -- all that settle wait for our lock: then a person has to set the layout.
-        SELECT count(*), count(*) FILTER (WHERE e.status = 'sent' AND e.stream_id IS NOT NULL)
-        INTO settled, in_streams
+        -- Rows of handlers, and dead ones, have no stream_id: they were in no stream. Of very many rows not all are read, for all that
+        -- settle wait for our lock. The oldest are, which are published first: while all of these wait, nothing was published. Else a
+        -- person has to set the layout.
+        SELECT
+            count(*),
+            count(*) FILTER (WHERE e.settled AND e.ours),
+            count(*) FILTER (WHERE e.status = 'sent' AND e.stream_id IS NOT NULL AND e.ours)
+        INTO looked_at, settled, in_streams
         FROM (
-            SELECT o.status, o.stream_id
+            SELECT o.settled, o.status, o.stream_id,
+                   o.event_type <> 'dispatcher.prove' AS ours -- those went to a stream of `dispatcher prove`
             FROM ONLY messaging.message_outbox AS o
-            WHERE o.settled
-              AND o.event_type <> 'dispatcher.prove' -- those went to a stream of `dispatcher prove`
-            LIMIT 10001
+            ORDER BY o.id
+            LIMIT 100000
         ) AS e;
-        IF in_streams > 0 OR settled > 10000 THEN
+        IF in_streams > 0 OR settled > 10000 OR (looked_at = 100000 AND settled > 0) THEN
             RETURN 'there are settled events';
         END IF;
     ELSE

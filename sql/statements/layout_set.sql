@@ -3,7 +3,8 @@
 --   first (whether nothing may have been published yet; else everything must be paused).
 -- Returns: one row: why it was not set; NULL: it is set.
 -- Loaded by: dispatcher/ops/layout.py
--- Index: layout_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
+-- Index: layout_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare. A first layout:
+--   message_outbox_pkey, the oldest 100,000 rows.
 SELECT messaging.set_layout(
     %(fingerprint)s, %(spec)s::jsonb, %(keys)s::text[], %(former)s::text[], %(by)s, %(first)s::boolean
 )

@@ -12,6 +12,7 @@ from dispatcher.core.events import CrashAudited, LayoutChanged, Republished, Set
 from dispatcher.core.layout import Layout, Route
 from dispatcher.infra.sqlfiles import load, migrations
 from tests.support.command import HearCommand
+from tests.support.reads import blocks_of, blocks_read
 from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.slots import Keep, owners
@@ -65,6 +66,23 @@ async def test_what_was_in_no_stream_of_ours_does_not_hinder_the_first_layout(
 async def test_what_was_in_a_stream_hinders_the_first_layout(db: Any, rows: int, settled: dict[str, Any]) -> None:
     await insert_events(db, rows, **settled)
     assert await set_layout(db, ROUTED, first=True) == "there are settled events"
+
+
+@pytest.mark.parametrize(
+    ("of_the_oldest", "why"),
+    [({}, None), (OF_A_HANDLER, "there are settled events")],
+    ids=["all wait", "one does not"],
+)
+async def test_of_a_large_backlog_a_first_layout_reads_the_oldest_rows(
+    db: Any, of_the_oldest: dict[str, Any], why: str | None
+) -> None:
+    """All that settle wait meanwhile: it read every row, and again when that took longer than the timeout."""
+    await db.execute("SET dispatcher.doorbell = off")
+    await insert_events(db, 1, **of_the_oldest)
+    await insert_events(db, 250_000)
+    parameters = ROUTED.columns() | {"former": [], "by": "test", "first": True}
+    assert await blocks_read(db, load("layout_set"), parameters) < await blocks_of(db, "message_outbox") * 2 / 3
+    assert await set_layout(db, ROUTED, first=True) == why
 
 
 async def test_nothing_is_claimed_before_postgres_has_answered_whether_it_takes_the_first_layout(
