@@ -59,6 +59,7 @@ class OnThread(Hooks):
         """Ask run() to return once the events in hand are done. Each consumer overrides it."""
 
     def __enter__(self) -> Self:
+        self._error = None
         self._thread = threading.Thread(target=self._run_here, name="consumer")
         self._thread.start()
         return self

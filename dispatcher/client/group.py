@@ -79,7 +79,7 @@ class Group:
     block: timedelta = timedelta(seconds=1)  # the longest wait for new entries; a stop waits for it
     claim_idle: timedelta = timedelta(minutes=1)  # then others may claim an entry: longer than your slowest function
     retry: timedelta = timedelta(seconds=1)  # the pause after a first failure; doubles with each, up to claim_idle
-    max_deliveries: int = 10  # after that many an entry goes to dead_stream
+    max_deliveries: int = 10  # after that many an entry goes to dead_stream; with 1, that of a killed consumer after 2
     dead_stream: str = ""  # default: <stream>:<group>:dead; with shards one for each key, <key>:<group>:dead
 
     block_ms: InitVar[int | None] = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import redis
 
 from dispatcher.client.entry_taker import OF_REDIS
-from dispatcher.client.patience import MISSPELT, wait_out
+from dispatcher.client.patience import MISSPELT, said, wait_out
 from dispatcher.client.received import Malformed, receive
 from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
 from dispatcher.core.outages import reply_of, tells_nothing
@@ -48,7 +48,16 @@ class TailReader:
         self._look_at = 0.0
 
     def steps(self) -> Steps:
-        """Steps until a stop. Waits while Redis is away; raises errors that need a person."""
+        """Steps until a stop. Waits while Redis is away; raises errors that need a person, and says so: who reads in a
+        task that nobody awaits would not see them.
+        """
+        try:
+            yield from self._until_stop()
+        except Exception as error:
+            log.error("the tail of %s has ended: %s", next(iter(self.after)), said(error))
+            raise
+
+    def _until_stop(self) -> Steps:
         failures, worked = 0, False
         while not self.stopping:
             try:

@@ -26,7 +26,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.layout import LayoutChange, LayoutState, StreamKeyState, read_keys, read_layout_state
 
 STATEMENT_S = 60.0
-SETTINGS = ("redis_url", *LAYOUT)
+SETTINGS = ("redis_url", "handlers", "unrouted", *LAYOUT)
 
 
 @click.group(invoke_without_command=True)
@@ -46,7 +46,7 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
         return 0
     settings = settings_from(flags, *SETTINGS)
     ours = layout_of(settings)
-    state, keys = anyio.run(_read, postgres_target(settings, STATEMENT_S), settings["redis_url"], ours)
+    state, keys = anyio.run(_read, postgres_target(settings, STATEMENT_S), settings.get("redis_url", ""), ours)
     if as_json:
         click.echo(as_text(ours, state, keys))
     else:
@@ -86,8 +86,8 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
     """
     settings = settings_from(flags, *SETTINGS)
     wanted = layout_of(settings)
-    where = postgres_target(settings, STATEMENT_S)
-    state, keys = anyio.run(_read, where, settings["redis_url"], wanted)
+    where, redis = postgres_target(settings, STATEMENT_S), settings.get("redis_url", "")
+    state, keys = anyio.run(_read, where, redis, wanted)
     if state.is_of(wanted):
         click.echo(as_text(wanted, state, keys) if as_json else f"It stands already: {wanted}.")
         return 0
@@ -98,7 +98,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
             abort=True,
             err=True,
         )
-    state, keys = anyio.run(_change, where, settings["redis_url"], wanted, timeout)
+    state, keys = anyio.run(_change, where, redis, wanted, timeout)
     if as_json:
         click.echo(as_text(wanted, state, keys))
     else:
@@ -113,16 +113,17 @@ async def _read(where: PostgresTarget, url: str, ours: Layout) -> tuple[LayoutSt
     state = await read_layout_state(where)
     # Of a plain layout Postgres does not keep the name of the stream.
     now = state.layout or ours
-    return state, await read_keys(url, list(dict.fromkeys([*now.keys, *state.former])))
+    # No Redis is used with DISPATCH_UNROUTED=dead.
+    return state, await read_keys(url, list(dict.fromkeys([*now.keys, *state.former]))) if url else []
 
 
 async def _change(
     where: PostgresTarget, url: str, wanted: Layout, timeout: float
 ) -> tuple[LayoutState, list[StreamKeyState]]:
-    _, keys = await _read(where, url, wanted)
-    left = [each.key for each in keys if each.info is not None and each.key not in wanted.keys]
+    state, keys = await _read(where, url, wanted)
+    there = [each.key for each in keys if each.info is not None] if url else state.former
     async with LayoutChange(where) as change:
-        await change.set(wanted, left, timeout)
+        await change.set(wanted, [key for key in there if key not in wanted.keys], timeout)
     return await _read(where, url, wanted)
 
 
@@ -162,7 +163,7 @@ def lines(ours: Layout, state: LayoutState, keys: Sequence[StreamKeyState]) -> I
             agrees = "none of its own in this environment; dispatchers that run have the layout that stands"
     yield f"settings: {ours}: {agrees}"
     now, infos = state.layout or ours, {each.key: each for each in keys}
-    for stream in now.streams:
+    for stream in now.streams if keys else ():
         of = [infos[key] for key in now.keys_of(stream) if key in infos]
         entries = sum(each.info.length for each in of if each.info)
         yield f"stream {stream}: {counted(len(of), 'key')}, {counted(entries, 'entry')}"

@@ -30,16 +30,17 @@ def load(
     split: bool = False,
     sharded: bool = False,
     left_out: bool = False,
+    handlers: bool = False,
     ordered: bool = False,
     owned: bool = False,
 ) -> str:
     """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
-    `filtered`: those, else `unfiltered`. `split`, `left_out`: those too. `sharded`: those, else those marked
-    `single`. `ordered`: those, else `unordered`. `owned`: those, else `any`. `--like: claim, from 'A', before 'B'`
-    stands for the part of claim.sql from A up to B, to its end if B is nowhere in it. Of the lines that are comments
-    only the first is left, which names it: behind a pooler the text is sent, and looked through for parameters, each
-    time.
+    `filtered`: those, else `unfiltered`. `split`, `left_out`, `handlers`: those too. `sharded`: those, else those
+    marked `single`. `ordered`: those, else `unordered`. `owned`: those, else `any`.
+    `--like: claim, from 'A', before 'B'` stands for the part of claim.sql from A up to B, to its end if B is nowhere
+    in it. Of the lines that are comments only the first is left, which names it: behind a pooler the text is sent, and
+    looked through for parameters, each time.
     """
     text = _LIKE.sub(_part, _text("statements", name))
     markers = {
@@ -49,7 +50,7 @@ def load(
         "filtered": filtered,
         "unfiltered": not filtered,
     }
-    markers |= {"sharded": sharded, "single": not sharded, "left_out": left_out}
+    markers |= {"sharded": sharded, "single": not sharded, "left_out": left_out, "handlers": handlers}
     markers |= {"owned": owned, "any": not owned}
     for marker, wanted in markers.items():
         text = re.sub(rf"^ *--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)

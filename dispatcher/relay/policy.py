@@ -67,16 +67,16 @@ class PauseCheck(Protocol):
         ...
 
 
-class StreamPause:
-    """Whether the stream relay may claim: nobody has paused, and the layout that stands in Postgres is ours."""
+class LayoutPause:
+    """Whether a relay may claim: nobody has paused, and the layout that stands in Postgres does not forbid it."""
 
-    def __init__(self, pause: PauseCheck, layout_differs: Callable[[], bool]) -> None:
+    def __init__(self, pause: PauseCheck, forbidden: Callable[[], bool]) -> None:
         self._pause_check = pause
-        self._layout_differs = layout_differs
+        self._forbidden = forbidden
 
     def paused(self) -> bool:
         """Whether nothing may be claimed."""
-        return self._pause_check.paused() or self._layout_differs()
+        return self._pause_check.paused() or self._forbidden()
 
     def note_claim_ended(self) -> None:
         """Hear that a claim is not in flight any more."""
@@ -84,7 +84,7 @@ class StreamPause:
 
     def may_try_sink(self) -> bool:
         """Whether Redis may be asked while nothing is claimed: not while another layout than ours, or none, stands."""
-        return not self._layout_differs()
+        return not self._forbidden()
 
 
 class FlowControl(Protocol):

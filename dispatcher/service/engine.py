@@ -8,7 +8,7 @@ from dispatcher.relay.handlers.relay import HandlerRelay
 from dispatcher.relay.handlers.threads import Threads
 from dispatcher.relay.handlers.wake_loop import WakeLoop
 from dispatcher.relay.order.in_order import OrderParts
-from dispatcher.relay.policy import HandlerPolicy
+from dispatcher.relay.policy import HandlerPolicy, LayoutPause
 from dispatcher.service.context import Context
 from dispatcher.service.policies import claim_policy, entry_format, handler_retry_policy
 from dispatcher.service.stream_engine import StreamEngine, build_stream_engine
@@ -21,6 +21,7 @@ class Engine:
     def __init__(self, c: Context) -> None:
         s = c.settings
         self._doorbell = c.doorbell
+        self._handlers_pause = LayoutPause(c.pause, lambda: c.layout.bars_handlers)
         by_type = load(s.handlers) if s.handlers else None
         self.event_types = tuple(by_type or ())  # that go to a handler
         self.stream: StreamEngine | None = None
@@ -28,7 +29,7 @@ class Engine:
         self.executor = HandlerExecutor(Threads("handler"), set())
         self._wake_loop: WakeLoop | None = None
         if s.unrouted == "dead":
-            self._wake_loop = WakeLoop(c.doorbell, c.pause, c.observe)
+            self._wake_loop = WakeLoop(c.doorbell, self._handlers_pause, c.observe)
         if by_type is not None:
             self.handlers = self._handler_relay(c, by_type)
         if self._wake_loop is None:
@@ -57,7 +58,7 @@ class Engine:
             executor=self.executor,
             dispatcher_id=c.registry.locked_id if c.handler_slots is None else lambda: c.registry.id,
             on_claim=self._wake_loop.note_claim if self._wake_loop else c.doorbell.note_arrivals,
-            pause=c.pause,
+            pause=self._handlers_pause,
             observe=c.observe,
             rng=c.rng,
             order=OrderParts(c.handler_slots, s.order_on_dead == "hold") if c.handler_slots is not None else None,

@@ -78,7 +78,9 @@ class Service:
         )
         self._sessions = sessions
         self._registry = Registry(name, sessions.control)
-        layout = StandingLayout(s.layout, name, self._observe, used=s.enabled and s.unrouted == "stream")
+        used = s.enabled and (s.unrouted == "stream" or s.order != "none")
+        handlers = s.enabled and bool(s.handlers)
+        layout = StandingLayout(s.layout, name, self._observe, used=used, handlers=handlers)
         self._order = order
         self._keeper: SlotKeeper | None = order.join(self._registry, layout) if order else None
         self._pause = self._make_pause(doorbell, layout)

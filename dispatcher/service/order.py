@@ -37,7 +37,7 @@ class Order:
         self._sessions.control.prepare(self.bell.listen)
 
         def share() -> int | None:
-            return None if self.stream_slots is not None and layout.differs else slots(s)
+            return None if layout.differs else slots(s)
 
         return SlotKeeper(
             registry,

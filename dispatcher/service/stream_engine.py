@@ -10,7 +10,7 @@ from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.relay.order.in_order import OrderParts
-from dispatcher.relay.policy import StreamPause, StreamPolicy
+from dispatcher.relay.policy import LayoutPause, StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.relay import SinkParts, StreamParts, StreamRelay
 from dispatcher.service.context import Context
@@ -79,7 +79,7 @@ def build_stream_engine(
         wake=c.doorbell.nudge,
         observe=c.observe,
     )
-    pause = StreamPause(c.pause, lambda: c.layout.differs)
+    pause = LayoutPause(c.pause, lambda: c.layout.differs)
     relay = StreamRelay(
         StreamPolicy(
             claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s, c.make_spans

@@ -121,14 +121,16 @@ async def claim(
     and `event_types`: rows that are not fresh are taken only if they fell due in the last so many seconds.
     `most_bytes`: a payload, or headers, of more bytes of JSON stay in Postgres (NEVER_READ). `sharded`: tell the slot
     of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; where Postgres
-    has another, nothing is claimed with a `floor`. `now`: in place of Postgres's clock.
+    has another, nothing is claimed with a `floor`, and without one where it has an order. `now`: in place of its clock.
 
     The batch holds at most some CLAIM_BYTES of payloads, and a quarter of that of headers, but the first row always:
     rows that do not fit are released. Python counts characters here: as many bytes, if the text is ASCII.
     Raises SessionLost (the claim may have been made) or psycopg.Error (the claim was not made, or was released).
     """
     split, filtered = fresh_limit is not None, event_types is not None
-    statement = load("claim", filtered=filtered, split=split, sharded=sharded, left_out=bool(left_out))
+    statement = load(
+        "claim", filtered=filtered, split=split, sharded=sharded, left_out=bool(left_out), handlers=floor is None
+    )
     parameters: dict[str, object] = {  # those that this form of the statement does not name do no harm
         "claim_id": claim_id,
         "dispatcher": dispatcher,

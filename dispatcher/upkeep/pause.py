@@ -109,8 +109,8 @@ class PauseWatcher:
             rows = await self._fetch("pause_state", None)
         if rows is None:
             return False
-        [(self._generation, paused, at, by, reason, layout)] = rows
-        layout_changed = await self._layout.heard(layout, self._fetch)  # None: Postgres did not answer
+        [(self._generation, paused, at, by, reason, layout, ordered)] = rows
+        layout_changed = await self._layout.heard(layout, self._fetch, ordered=ordered)  # None: Postgres did not answer
         if layout_changed is None and self._paused is None and not self._forbidden:
             return False  # at the start nothing is claimed before the layout is known, for handlers either
         if layout_changed:

@@ -1,7 +1,7 @@
 """The layout that stands in Postgres, as it was read last: where it is not ours, nothing is claimed for a stream.
 
-It is read together with the pause. Each claim for a stream asks for it too, so no layout that was changed a moment ago
-is missed: a claim by another one takes no row.
+Nor for handlers, where it has an order. It is read together with the pause. Each claim asks for it too, so no layout
+that was changed a moment ago is missed: a claim by another one takes no row.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,14 +15,19 @@ Ask = Callable[[str, dict[str, object] | None], Awaitable[list[tuple[object, ...
 class StandingLayout:
     """`ours`: as the settings have it. Written by the task that reads the pause.
 
-    `used`: whether any event goes to a stream; handlers go on under any layout.
+    `used`: whether any event goes to a stream, or an order is kept. `handlers`: whether any event goes to handlers;
+    without an order these go on under any layout that has none.
     """
 
-    def __init__(self, ours: Layout, name: str, observe: Observer, *, used: bool = True) -> None:
+    def __init__(
+        self, ours: Layout, name: str, observe: Observer, *, used: bool = True, handlers: bool = False
+    ) -> None:
         self.ours = ours
         self._name = name
         self._observe = observe
         self._used = used
+        self._handlers = handlers
+        self._ordered = False  # whether an order stands
         self._stands: str | None = None  # its fingerprint; None: not read yet
         self._told: str | None = None
         self._read = False
@@ -38,11 +43,17 @@ class StandingLayout:
         """Whether nothing may be claimed for the stream: another layout stands, or none was read yet."""
         return self._stands != self.ours.fingerprint
 
-    async def heard(self, fingerprint: str, ask: Ask) -> bool | None:
-        """Hear which layout stands; `ask(statement, parameters)` asks Postgres. Returns whether that is a change.
+    @property
+    def bars_handlers(self) -> bool:
+        """Whether nothing may be claimed for handlers: an order stands, and we keep none."""
+        return self._handlers and self._ordered and self.ours.order == "none"
 
-        An outbox from which nothing was ever published takes the first layout that it meets. None: Postgres did not
-        answer whether it takes ours, so which layout stands is as it was known.
+    async def heard(self, fingerprint: str, ask: Ask, *, ordered: bool) -> bool | None:
+        """Hear which layout stands, and whether it has an order. Returns whether that is a change.
+
+        `ask(statement, parameters)` asks Postgres. An outbox from which nothing was ever published takes the first
+        layout that it meets. None: Postgres did not answer whether it takes ours, so which layout stands is as it was
+        known.
         """
         if fingerprint == "" and self._used and self.ours.fingerprint:
             parameters = {**self.ours.columns(), "former": [], "by": self._name, "first": True}
@@ -50,9 +61,9 @@ class StandingLayout:
                 return None
             if rows == [(None,)]:
                 fingerprint = self.ours.fingerprint
-        was, self._stands = self._stands, fingerprint
+        was, self._stands, self._ordered = self._stands, fingerprint, ordered
         reason = None
-        if self._used and self.differs:
+        if (self._used and self.differs) or self.bars_handlers:
             reason = f"the layout in Postgres is not that of the settings ({self.ours}): see `dispatcher layout`"
         first, self._read = not self._read, True
         if first or reason != self._told:

@@ -11,8 +11,8 @@
 --   their epochs, as we know them), running (transactions that must not have ended: rows that they wrote may be before the cursor), parked
 --   (ids of rows that are known to be parked).
 -- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is claimed or locked by another, or is in no slot of ours. No
---   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
---   for that. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
+--   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream, and wait
+--   only for a layout with an order. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
 --   key of the aggregate, whose last 8 bits are the slot, and whether more rows are parked than those of parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on.
@@ -22,6 +22,7 @@
 --   split: fresh rows and scheduled ones are claimed apart, each with a cursor and a limit: while room is kept for scheduled rows, or their
 --     cursor is not at the start, or a filtered claim goes back only a while (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan.
 --   sharded: tells the slot, where the stream, or an order, depends on it.
+--   handlers: the rows are for handlers: none is taken where an order stands, which is kept by owners of slots.
 --   left_out: leaves out the slots (left_out) of shards of a Cluster that take nothing now: their node is away, for instance.
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
 -- To read one form of it, as Postgres gets it: python -c 'from dispatcher.infra.sqlfiles import load; print(load("claim"))' prints the
@@ -69,6 +70,7 @@
     --ordered:       AND (SELECT m.ours FROM mine AS m)
     --split:   --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
     --unordered: --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+    --unordered: --split:   --handlers: AND NOT EXISTS (SELECT FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order' = 'aggregate')
     --split:   --unfiltered: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
@@ -118,6 +120,7 @@ WHERE o.ctid = ANY (
       --ordered: ))
       --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
       --unordered: AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+      --unordered: --handlers: AND NOT EXISTS (SELECT FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order' = 'aggregate')
       --unfiltered: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id

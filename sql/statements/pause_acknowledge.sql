@@ -22,6 +22,7 @@ SELECT
     p.changed_at,
     p.changed_by,
     p.reason,
-    coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), '')
+    coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), ''),
+    EXISTS (SELECT FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order' = 'aggregate')
 FROM (SELECT) AS always
 LEFT JOIN ONLY messaging.pause AS p ON true

@@ -122,6 +122,25 @@ async def test_what_kills_its_consumers_is_put_away_unread(kind: str, redis: "ai
     assert (entry["aggregate_id"], entry["dead_deliveries"]) == ("killer", "11")
 
 
+@pytest.mark.promise("consumer")
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_waited_behind_a_killer_is_not_put_away_unread(
+    kind: str, ordered: bool, redis: "aio.Redis", redis_url: str
+) -> None:
+    """Redis counts a delivery for each entry of a read: they were read once, and their function was not called."""
+    for name in ("first", "second"):
+        await publish(redis, name)
+    await abandon(redis, deliveries=1)
+    await publish(redis, "killer")
+    await abandon(redis, deliveries=2)  # the second time it was claimed alone
+    async with consuming(kind, redis_url, group(max_deliveries=1, ordered=ordered)) as running:
+        [entry] = await dead(redis)
+        await until_nothing_is_pending(redis)
+        came = await running.rest()
+    assert [event.aggregate_id for event in came] == ["first", "second"]
+    assert (entry["aggregate_id"], entry["dead_deliveries"]) == ("killer", "3")
+
+
 async def test_what_another_consumer_works_on_is_left_alone(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     await publish(redis, "other's")
     await abandon(redis, idle_ms=0)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -252,23 +253,28 @@ async def test_a_consumer_that_ends_beside_other_work_says_so(
     client = module.Redis.from_url(redis_url)
     consumer: Any = (Consumer if kind == "blocking" else AsyncConsumer)(client, group())
 
-    async def there(event: Received) -> None: ...
+    came = list[Received]()
 
-    consumer.on("*")((lambda event: None) if kind == "blocking" else there)
+    async def there(event: Received) -> None:
+        came.append(event)
 
-    async def beside() -> None:
+    consumer.on("*")(came.append if kind == "blocking" else there)
+
+    async def beside(condition: Callable[[], object]) -> None:
         if kind == "blocking":
             with consumer:
-                await until(lambda: "the consumer has ended" in caplog.text, "it is said", PATIENCE_S)
+                await until(condition, "what is awaited beside it", PATIENCE_S)
         else:
             async with consumer:
-                await until(lambda: "the consumer has ended" in caplog.text, "it is said", PATIENCE_S)
+                await until(condition, "what is awaited beside it", PATIENCE_S)
 
     with pytest.raises(sync.ResponseError, match="WRONGTYPE"):
-        await beside()
-    await client.aclose() if kind == "asyncio" else client.close()
+        await beside(lambda: "the consumer has ended" in caplog.text)
     await redis.delete(STREAM)
     assert await redis.exists(STREAM, GROUP) == 0
+    await publish(redis, "later")
+    await beside(lambda: came)  # the error was of the block before
+    await client.aclose() if kind == "asyncio" else client.close()
 
 
 def test_what_cannot_be_is_refused(redis_url: str) -> None:

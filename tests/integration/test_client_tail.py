@@ -239,11 +239,14 @@ async def test_all_shards_in_a_cluster(kind: str, client_cluster: ChangingCluste
             assert await later.rest() == []
 
 
-async def test_a_wrong_password_is_an_error(kind: str, redis_url: str) -> None:
+async def test_a_wrong_password_is_an_error(kind: str, redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names it: an error of a task that nobody awaits is not seen."""
     url = redis_url.replace("redis://", "redis://nobody:wrong@")
     with pytest.raises(sync.AuthenticationError):
         async with watching(kind, url) as watched:
             await asyncio.wait([watched.task], timeout=PATIENCE_S)
+    assert f"the tail of {STREAM} has ended: AuthenticationError" in caplog.text
+    assert "wrong" not in caplog.text
 
 
 async def test_what_cannot_be_is_refused(kind: str, redis_url: str) -> None:

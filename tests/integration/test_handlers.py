@@ -25,6 +25,7 @@ from dispatcher.core.events import (
 )
 from dispatcher.handlers import Dead, Event, Retry
 from dispatcher.handlers import handler as register
+from dispatcher.relay.handlers.pool import TOO_LATE_S
 from dispatcher.relay.handlers.relay import HandlerRelay
 from tests.support.command import RunCommand
 from tests.support.handlers import MakeModule
@@ -362,6 +363,32 @@ async def test_who_lost_its_claim_changes_nothing(
         gate.open()
         await running.tap.add_up(Settled, lost=1)
     assert await statuses(db) == {"picked": 1}
+
+
+@pytest.mark.promise("handler-at-least-once")
+async def test_what_waited_too_long_for_a_place_does_not_begin(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, database_url: str
+) -> None:
+    """A handler blocks the loop; meanwhile others take over the rows that wait behind it, and handle them."""
+    ran: list[Any] = []
+
+    async def blocks(payload: Any) -> None:
+        with psycopg.connect(database_url, autocommit=True) as peer:
+            taken = peer.execute("UPDATE messaging.message_outbox SET claim_id = gen_random_uuid() "
+                                 "WHERE event_type = 'behind' AND status = 'picked'").rowcount  # fmt: skip
+        threading.Event().wait(TOO_LATE_S + 0.1)  # the loop stands still
+        assert taken == 3
+
+    name = handlers_module({"fast": lambda payload: None, "blocks": blocks, "behind": ran.append})
+    async with dispatcher(handlers=name, max_parallel=1) as running:
+        await insert_events(db, 200, event_type="fast")  # so fast that more is claimed than has a place
+        await running.tap.add_up(Settled, sent=200)
+        await db.execute(
+            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
+            "SELECT t, t, '{}' FROM unnest(ARRAY['blocks', 'behind', 'behind', 'behind']) AS t"
+        )
+        await running.tap.add_up(Settled, sent=1, lost=3)
+    assert ran == []
 
 
 @pytest.mark.promise("handlers")

@@ -89,3 +89,7 @@ async def test_status_and_doctor_ask_no_redis_where_none_is_used(
     assert (code, json.loads(output)["stream"], json.loads(output)["problems"]) == (0, None, [])
     _, output = await command("doctor", "--json", **settings)
     assert not [each for each in json.loads(output)["findings"] if "redis" in each["check"]]
+    code, output = await command("layout", "set", "--order", "aggregate", "--yes", "--json", **settings)
+    assert (code, json.loads(output)["agrees"], json.loads(output)["keys"]) == (0, True, {})
+    code, output = await command("layout", **settings, DISPATCH_ORDER="aggregate")
+    assert (code, "in order" in output, "stream sanctum" in output) == (0, True, False)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.both_versions
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, STOOD_STILL = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
+CLAIMS += ["claim filtered split handlers"]
 OWNED = ["due_check owned", "doze owned"]
 IN_ORDER = ["claim split sharded ordered", "claim_chosen sharded ordered", "peek ordered"]
 INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
@@ -47,6 +48,7 @@ MAY_TOUCH = {
     "claim filtered": 6 * BATCH,  # when the other types have nothing waiting; else pacing.FilteredScan
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
+    "claim filtered split handlers": 6 * BATCH,
     "claim sharded": 6 * BATCH,
     "claim split sharded ordered": 6 * BATCH,
     "claim_chosen sharded ordered": 2 * BATCH,
@@ -282,6 +284,7 @@ class Planner:
             name.split(" ")[0],
             filtered=" filtered" in name,
             split=" split" in name,
+            handlers=" handlers" in name,
             sharded=" sharded" in name,
             owned=" owned" in name,
             ordered=" ordered" in name,

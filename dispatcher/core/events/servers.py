@@ -173,7 +173,7 @@ class BackpressureBlind(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class LayoutChanged(TelemetryEvent):
-    """Another layout of the streams stands in Postgres than ours, so nothing is claimed for them; None: it is ours.
+    """Another layout stands in Postgres than ours, and forbids some or all claims; None: it is ours, or forbids none.
 
     `first`: it was read for the first time since the start, and nothing was known before.
     """
@@ -183,7 +183,7 @@ class LayoutChanged(TelemetryEvent):
 
     def line(self) -> LogLine | None:
         if self.reason is not None:
-            text = "The streams that events go to are others than in our settings; nothing is claimed for them"
+            text = "Another layout (streams, order) stands in Postgres; at most handlers go on, where it has no order"
             return LogLine("ERROR", "layout_differs", text, {"reason": self.reason})
         if self.first:
             return None

@@ -23,6 +23,10 @@ from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.stages.claim import EventTypeFilter
 
 NO_MORE_OF_TYPE = Released("no more handlers of its type may run now")
+NO_PLACE = Released("no handler was free")
+WAIT_S = 1.0  # a row that waits longer for a place is released: another dispatcher may have one
+# A row that waited so long should be released by now: the loop was blocked, or Postgres away. It may be another's.
+TOO_LATE_S = 2 * WAIT_S
 
 
 class HandlerPool:
@@ -93,10 +97,12 @@ class HandlerPool:
         self._in_flight.room.set()
 
     def fill(self, handlers: TaskGroup) -> None:
-        """Give free places to rows that wait. Those of a type that may have no more are released."""
+        """Give free places to rows that wait. Those of a type that may have no more, and old ones, are released."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
-            if self._may_begin(in_flight.waiting[0]):
+            if monotonic() - in_flight.waiting[0].claimed_at > TOO_LATE_S:
+                in_flight.end(in_flight.waiting[0], NO_PLACE)
+            elif self._may_begin(in_flight.waiting[0]):
                 self._start(handlers, in_flight.waiting.popleft())
         while in_flight.suspects and not in_flight.running:
             if self._may_begin(in_flight.suspects[0]):

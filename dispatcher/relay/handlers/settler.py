@@ -5,17 +5,15 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.events import Observer, Settled
-from dispatcher.core.outcome import BatchOutcomes, Released
+from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.handlers.in_flight import EndedTask, InFlight
-from dispatcher.relay.handlers.pool import HandlerPool
+from dispatcher.relay.handlers.pool import NO_PLACE, WAIT_S, HandlerPool
 from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.policy import PauseCheck
 from dispatcher.relay.settler import Settler
 
 CHECK_EVERY_S = 1.0
-WAIT_S = 1.0  # a row that waits longer for a place is released: another dispatcher may have one
-NO_PLACE = Released("no handler was free")
 
 
 class HandlerSettler:
