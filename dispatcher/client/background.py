@@ -58,6 +58,9 @@ class OnThread(Hooks):
     def stop(self) -> None:
         """Ask run() to return once the events in hand are done. Each consumer overrides it."""
 
+    def _forget_stop(self) -> None:
+        """It has been obeyed: the next run() would return at once, and nobody would read. Each overrides it."""
+
     def __enter__(self) -> Self:
         self._error = None
         self._thread = threading.Thread(target=self._run_here, name="consumer")
@@ -70,6 +73,7 @@ class OnThread(Hooks):
         self.stop()
         if self._thread is not None:
             self._thread.join()
+        self._forget_stop()  # run() may have ended before it came
         if self._error is not None and error is None:
             raise self._error
 
@@ -102,6 +106,9 @@ class InTask(Hooks):
     def stop(self) -> None:
         """Ask run() to return once the events in hand are done. Each consumer overrides it."""
 
+    def _forget_stop(self) -> None:
+        """It has been obeyed: the next run() would return at once, and nobody would read. Each overrides it."""
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="consumer")
         self._task.add_done_callback(_say_of_task)
@@ -113,6 +120,7 @@ class InTask(Hooks):
         self.stop()
         if self._task is not None:
             await asyncio.wait([self._task])
+            self._forget_stop()  # run() may have ended before it came
             if error is None:
                 self._task.result()
 

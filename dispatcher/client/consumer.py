@@ -112,14 +112,17 @@ class Consumer(OnThread):
             self._begin()
             threads.work(self._runners, self._concurrency, self._handle, single=self._single)
         finally:
-            for runner in self._runners:
-                runner.end()  # or the next run() would return at once, and nobody would read
+            self._forget_stop()
             self._end()
 
     def stop(self) -> None:
         """End run() after the current event, or after at most `block`. From any thread, or from a signal handler."""
         for runner in self._runners:
             runner.stop()
+
+    def _forget_stop(self) -> None:
+        for runner in self._runners:
+            runner.end()
 
     def _handle(self, step: CallApplication) -> Any:
         try:
@@ -210,7 +213,6 @@ class AsyncConsumer(InTask):
         self._stopped.set()
 
     def _forget_stop(self) -> None:
-        """It has been obeyed: the next run() would return at once, and nobody would read."""
         for reader, _ in self._readers:
             reader.stopping = False
         self._stopped = asyncio.Event()  # another loop may run the next one
