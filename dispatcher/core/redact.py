@@ -31,18 +31,28 @@ def redact(message: str, *documents: str | None) -> str:
         values = {text for each in data for text in _values(each)}
     except (ValueError, RecursionError):
         return "(its message is not kept: the payload cannot be read to be kept out of it)"
-    covered = bytearray(len(message))
+    words: set[str] = set()  # shorter than a run
     runs: set[str] = set()
     for value in values:
         for shown in {value, repr(value)[1:-1], json.dumps(value)[1:-1]}:
-            if len(shown) >= RUN:
+            if len(shown) < RUN:
+                words.add(shown)
+            else:
                 runs.update(shown[at : at + RUN] for at in range(len(shown) - RUN + 1))
-            for found in re.finditer(rf"(?<!\w){re.escape(shown)}(?!\w)", message):
-                covered[found.start() : found.end()] = b"\x01" * (found.end() - found.start())
-    for at in range(len(message) - RUN + 1):
-        if message[at : at + RUN] in runs:
-            covered[at : at + RUN] = b"\x01" * RUN
+    covered = bytearray(len(message))
+    # One pass over the message, not one for each value: this runs on the event loop, and the values may be thousands.
+    for at in range(len(message)):
+        for end in range(at + 1, min(at + RUN, len(message)) + 1):
+            part = message[at:end]
+            if part in runs or (part in words and not _in_a_word(message, at, end)):
+                covered[at:end] = b"\x01" * len(part)
     return re.sub("\x00+", BLOT, "".join("\x00" if hidden else c for c, hidden in zip(message, covered, strict=True)))
+
+
+def _in_a_word(message: str, first: int, end: int) -> bool:
+    """Whether a longer word goes on before or after this part."""
+    around = message[max(first - 1, 0) : first] + message[end : end + 1]
+    return any(each.isalnum() or each == "_" for each in around)
 
 
 def _values(data: Any) -> Iterator[str]:
