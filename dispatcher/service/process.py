@@ -12,6 +12,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.infra import early_stop
+from dispatcher.infra.forks import by_default_in_children
 from dispatcher.infra.output import last_words
 from dispatcher.relay.handlers.loop import HandlerLoop
 
@@ -48,7 +50,7 @@ class Runs(Protocol):
 
 async def run_to_the_end(service: Runs) -> int:
     """Run it until it ends, by a signal for instance; its exit code. Raises DispatcherError."""
-    with one_error():
+    with one_error(), by_default_in_children(early_stop.stop_signals()):
         async with anyio.create_task_group() as everything:
             await everything.start(service.watch_signals)
             try:

@@ -17,11 +17,11 @@ from dispatcher.infra.postgres.dial import dial
 from dispatcher.infra.redis.reach import open_pipe
 from dispatcher.infra.redis.target import RedisTarget
 from tests.support.child import StartCli
-from tests.support.rows import insert_events
+from tests.support.rows import insert_events, statuses
 from tests.support.waiting import becomes, until
 
 SHOP = """
-import multiprocessing, os, time
+import multiprocessing, os, signal, time
 from dispatcher.handlers import handler
 
 def stays():
@@ -44,6 +44,35 @@ async def process(payload):
     child.start()
     note(child.pid)
 
+@handler("terminate-in-thread")
+def terminate_in_thread(payload):
+    terminate(ready=True)
+    terminate(ready=False)
+
+@handler("terminate-on-loop")
+async def terminate_on_loop(payload):
+    terminate(ready=True)
+    terminate(ready=False)
+
+@handler("pool")
+def pool(payload):
+    with multiprocessing.get_context("fork").Pool(2) as workers:  # its end terminates them
+        assert workers.map(abs, [-1, 2]) == [1, 2]
+
+def terminate(ready):
+    runs, begins = os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=says, args=(begins,))
+    child.start()
+    if ready:
+        os.read(runs, 1)
+    child.terminate()
+    child.join()
+    assert child.exitcode == -signal.SIGTERM, child.exitcode
+
+def says(begins):
+    os.write(begins, b"1")
+    time.sleep(600)
+
 def note(pid):
     with open("children", "a") as file:
         file.write(f"{pid}\\n")
@@ -60,7 +89,7 @@ def children(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "shop.py").write_text(SHOP)
     file = tmp_path / "children"
     yield file
-    for pid in pids(file):
+    for pid in pids(file) if file.exists() else []:
         os.kill(pid, signal.SIGKILL)
 
 
@@ -104,6 +133,20 @@ async def test_what_a_handler_forked_keeps_no_session_alive(
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
     server.close()
     os.kill(forked, 0)  # it lives
+
+
+@pytest.mark.parametrize("kind", ["terminate-in-thread", "terminate-on-loop", "pool"])
+async def test_a_signal_to_what_a_handler_forked_is_for_that_process_alone(
+    kind: str, cli: StartCli, database_url: str, db: psycopg.AsyncConnection[Any], children: Path, tmp_path: Path
+) -> None:
+    env = {"DATABASE_URL": database_url, "DISPATCHER_ENABLED": "true", "DISPATCH_UNROUTED": "dead"}
+    child = await cli("run", "--handlers=shop", env=env, cwd=tmp_path)
+    await child.ready()
+    for handled in (1, 2):  # a dispatcher that stops would not take the second one
+        await insert_events(db, event_type=kind)
+        await becomes(lambda: statuses(db), {"sent": handled}, "the rows")
+    assert "dispatcher_stopping" not in child.output
+    assert await child.terminate() == 0
 
 
 async def open_postgres(port: int) -> None:
