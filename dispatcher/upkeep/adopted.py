@@ -30,7 +30,12 @@ class AdoptedRow(NamedTuple):
 
         So it is with a row for a handler, a proof event, and a row that was set to `picked` by hand.
         """
-        return None if self.event_type == PROOF_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
+        return None if self.event_type == PROOF_EVENT_TYPE or self.begun else self.stream_id
+
+    @property
+    def begun(self) -> bool:
+        """Whether its handler had begun, or may have."""
+        return self.stream_id in tuple(HandlerMark)
 
 
 async def adopt(session: Session, parameters: Mapping[str, object]) -> list[AdoptedRow]:
@@ -56,11 +61,24 @@ async def _with_type(session: Session, row: AdoptedRow) -> AdoptedRow:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Rows under one claim of ours that are not settled yet. `cause`: what happened to their owner."""
+    """Rows under one claim of ours that are not settled yet. `cause`: what happened to their owner.
+
+    `died`: the name of an owner whose lock was free; before `settle_from` nobody knows whether it lives. Monotonic s.
+    """
 
     claim_id: str
     rows: list[AdoptedRow]
     cause: str
+    died: str | None = None
+    settle_from: float = 0.0
+
+
+def of_the_dead(adopted: Adopted, name: str, settle_from: float) -> list[Adopted]:
+    """The rows to be settled at once, and those whose handler had begun, to be settled from then on."""
+    begun = [row for row in adopted.rows if row.begun]
+    others = [row for row in adopted.rows if not row.begun]
+    parts = [replace(adopted, rows=others), replace(adopted, rows=begun, died=name, settle_from=settle_from)]
+    return [part for part in parts if part.rows]
 
 
 async def renew(session: Session, adopted: Sequence[Adopted]) -> None:
@@ -130,8 +148,10 @@ class AdoptedSearch:
         there = [each.connection for each in self._sinks if each not in self._away]
         return list({connection.server: connection for connection in there}.values())
 
-    def split(self, adopted: Adopted) -> tuple[Adopted, Adopted]:
-        """The rows whose stream can be searched now, and the rows that wait for their sink."""
+    def split(self, adopted: Adopted, now: float) -> tuple[Adopted, Adopted]:
+        """The rows that can be settled now, and those that wait: for their sink, or to know if their owner lives."""
+        if now < adopted.settle_from:
+            return replace(adopted, rows=[]), adopted
         away = {stream for sink in self._away for stream in sink.streams}
         waiting = [row for row in adopted.rows if row.floor and self._layout.key_of(row.event_type, row.slot) in away]
         searchable = [row for row in adopted.rows if row not in waiting] if waiting else adopted.rows

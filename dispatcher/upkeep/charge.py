@@ -11,8 +11,23 @@ from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import Buried, Handled, Observer, Settled
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.row import PROCESS_LOST, HandlerMark
+from dispatcher.infra.postgres.session import Session
 from dispatcher.stages.settle import Settlement
-from dispatcher.upkeep.adopted import AdoptedRow
+from dispatcher.upkeep.adopted import Adopted, AdoptedRow
+from dispatcher.upkeep.fence import lives
+
+
+async def charge_begun(
+    session: Session, adopted: Adopted, retry: RetryPolicy, rng: Random
+) -> tuple[list[AdoptedRow], BatchOutcomes]:
+    """The rows that are charged, and their outcomes. None if their dispatcher lives: then no handler ended it."""
+    outcomes = BatchOutcomes()
+    begun = [row for row in adopted.rows if row.begun]
+    if begun and adopted.died is not None and await lives(session, adopted.died):
+        return [], outcomes
+    for row in begun:
+        outcomes.add(row.id, charge(row, adopted.cause, retry, rng))
+    return begun, outcomes
 
 
 def charge(row: AdoptedRow, cause: str, retry: RetryPolicy, rng: Random) -> Outcome:

@@ -17,6 +17,7 @@ from dispatcher.infra.redis.connection import RedisConnection, client_name
 from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 
+SIGN_OF_LIFE_S = 0.5  # so soon after the fence one that lives has opened a session again
 UNFENCED_WAIT_S = 1.0  # when an ACL forbids the kill: what is in a socket buffer is applied long before
 
 
@@ -37,6 +38,11 @@ async def fence(session: Session, connections: Sequence[RedisConnection], name: 
     except psycopg.errors.InsufficientPrivilege:
         await anyio.sleep(UNFENCED_WAIT_S)  # it runs under another role; its statements are short
     return all([await end_connections(connection, [name], deadline_s) for connection in connections])
+
+
+async def lives(session: Session, name: str) -> bool:
+    """Whether a dispatcher has opened a session since it was fenced: then only its control session was lost."""
+    return bool(await session.fetch(load("sessions_of"), {"token": token_of(name)}))
 
 
 async def end_connections(

@@ -19,6 +19,7 @@ from dispatcher.infra.sqlfiles import load
 
 _TRIES = 20
 _TAKEN = 1000  # ids in a row that others may have
+SECOND_LOOK_S = 0.25  # one that only lost its control session has another one by then
 
 
 class Registry:
@@ -93,3 +94,16 @@ class Registry:
             await session.fetch(load("deregister"), {"id": self.id})
         except (SessionLost, psycopg.Error):
             return
+
+
+async def find_dead(session: Session, us: int | None) -> list[tuple[int, str]]:
+    """Id and name of the dispatchers whose locks are free at two looks; our id if our own row is gone.
+
+    Two, because a dispatcher that lives cannot take its lock again while its successor holds it, and is fenced.
+    """
+    dead = await session.fetch(load("dead_dispatchers"), {"self": us})
+    if any(owner != us for owner, _ in dead):
+        await anyio.sleep(SECOND_LOOK_S)
+        again = await session.fetch(load("dead_dispatchers"), {"self": us})
+        dead = [each for each in again if each in dead]
+    return [(int(owner), name) for owner, name in dead]

@@ -1,9 +1,9 @@
 """The takeover: settles or releases the rows of a dispatcher that died or froze, so that no crash leaves one behind.
 
-A dead dispatcher is known by its free lock, within a second (not just after we reconnected, and never behind a pooler);
+A dead dispatcher is known by its free lock, in about a second (not just after we reconnected, never behind a pooler);
 a frozen dispatcher by its lease (watched_claims.py). It is fenced first, if the registry has it. Then the stream is
 searched for its rows: a row that is found is settled as sent. A row whose handler had, or may have, begun is charged
-(charge.py). All others are released.
+(charge.py), unless its owner turns out to live. All others are released.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,17 +13,17 @@ from time import monotonic
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.events import Observer, Reconciled, TakenOver
 from dispatcher.core.outcome import BatchOutcomes
-from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
-from dispatcher.upkeep.adopted import Adopted, AdoptedSearch, SearchedSink, adopt, renew
-from dispatcher.upkeep.charge import charge, tell_charged
+from dispatcher.upkeep.adopted import Adopted, AdoptedSearch, SearchedSink, adopt, of_the_dead, renew
+from dispatcher.upkeep.charge import charge_begun, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
-from dispatcher.upkeep.fence import fence
+from dispatcher.upkeep.fence import SIGN_OF_LIFE_S, fence
+from dispatcher.upkeep.registry import find_dead
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
@@ -103,7 +103,7 @@ class Takeover:
         if monotonic() >= self._check_claims_at:
             self._check_claims_at = monotonic() + self._check_claims_every_s
             await self.take_over_from_frozen(session)
-        return self._every_s
+        return SIGN_OF_LIFE_S if any(each.died for each in self._adopted) else self._every_s
 
     async def take_over_from_dead_and_slot_owners(self, session: Session) -> None:
         """Take over from the dead; with an order, also from owners of slots that froze with nothing in hand."""
@@ -116,7 +116,7 @@ class Takeover:
     async def take_over_from_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows were adopted."""
         total, us = 0, self._dispatcher_id()
-        for owner, name in await session.fetch(load("dead_dispatchers"), {"self": us}):
+        for owner, name in await find_dead(session, us):
             if owner == us:
                 self._own_row_gone()
                 continue
@@ -255,7 +255,9 @@ class Takeover:
                 return total
             total += len(rows)
             self._observe(TakenOver(len(rows), name, died=owner is not None))
-            self._adopted.append(Adopted(claim_id, rows, cause))
+            adopted = Adopted(claim_id, rows, cause)
+            died = owner is not None
+            self._adopted += of_the_dead(adopted, name, self._clock() + SIGN_OF_LIFE_S) if died else [adopted]
             await self.settle_adopted(session)
 
     async def settle_adopted(self, session: Session) -> None:
@@ -268,7 +270,7 @@ class Takeover:
             await renew(session, self._adopted)
         at = 0
         while at < len(self._adopted):
-            searchable, waiting = self._search.split(self._adopted[at])
+            searchable, waiting = self._search.split(self._adopted[at], self._clock())
             if searchable.rows:
                 await self._settle_part(session, searchable)
             if waiting.rows:
@@ -284,10 +286,7 @@ class Takeover:
             sent = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
             undone |= (await settle(session, adopted.claim_id, sent)).undone
             in_streams += len(found)
-        charged = [row for row in adopted.rows if row.stream_id in tuple(HandlerMark)]
-        outcomes = BatchOutcomes()
-        for row in charged:
-            outcomes.add(row.id, charge(row, adopted.cause, self._retry, self._rng))
+        charged, outcomes = await charge_begun(session, adopted, self._retry, self._rng)
         settlement = await settle(session, adopted.claim_id, outcomes)
         undone |= settlement.undone
         # All rows but those that are undone: release.sql leaves rows that were just settled, as they are not picked any

@@ -2,7 +2,7 @@
 --   were made again, or somebody emptied this one, and nobody would see us.
 -- Parameters: self (our id, or NULL).
 -- Returns: id and name of each; our id and NULL if our row is gone. No row: all are alive, or are being taken over.
--- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/takeover.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/registry.py
 -- Index: none; the registry has a few rows, and pg_locks.
 SELECT d.id, d.name
 FROM ONLY messaging.dispatcher AS d

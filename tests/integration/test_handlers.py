@@ -21,6 +21,7 @@ from dispatcher.core.events import (
     Started,
     Stopped,
     StuckHandlers,
+    TakenOver,
     Ticked,
 )
 from dispatcher.handlers import Dead, Event, Retry
@@ -29,6 +30,7 @@ from dispatcher.relay.handlers.pool import TOO_LATE_S
 from dispatcher.relay.handlers.relay import HandlerRelay
 from tests.support.command import RunCommand
 from tests.support.handlers import MakeModule
+from tests.support.proxy import StartProxy
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.waiting import becomes, until
@@ -349,6 +351,31 @@ async def test_sessions_that_break_cost_no_second_run(
         gate.open()
         await running.tap.add_up(Settled, sent=1)
     assert len(gate.entered) == 1
+
+
+@pytest.mark.promise("handler-crash")
+async def test_a_dispatcher_that_only_lost_its_control_session_costs_no_attempt(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate, database_url: str, proxy: StartProxy
+) -> None:
+    """The other one takes it for dead. Its event runs a second time, and is neither charged nor a suspect."""
+    name = handlers_module({"slow": gate})
+    through = await proxy(database_url)
+    async with dispatcher(handlers=name, listen_url=through.via(database_url)) as one:
+        await insert_events(db, event_type="slow")
+        await gate.holds(1)
+        [us] = await read_table(db, "dispatcher")
+        async with dispatcher(handlers=name) as two:
+            through.refuse()
+            await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                             "WHERE application_name LIKE 'dispatcher control %% ' || %s", (us["name"],))  # fmt: skip
+            await two.tap.next(TakenOver)
+            await through.restore()
+            await gate.holds(2)
+            row = await row_of(db, "slow")
+            assert (row["status"], row["attempts"], row["last_error"]) == ("picked", 0, None)
+            gate.open()
+            await becomes(lambda: statuses(db), {"sent": 1}, "the rows")
+    assert "lost" not in [each.handled for running in (one, two) for each in running.tap.all(Handled)]
 
 
 @pytest.mark.promise("handler-at-least-once")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Reconciled, TakenOver
 from dispatcher.core.layout import Layout, Route
+from dispatcher.core.row import PROCESS_LOST, HandlerMark
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -19,7 +21,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, clie
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter, claim, new_claim_id
 from dispatcher.upkeep.adopted import SearchedSink
-from dispatcher.upkeep.fence import fence
+from dispatcher.upkeep.fence import SIGN_OF_LIFE_S, fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.takeover import Takeover
@@ -282,6 +284,53 @@ async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
     assert await takeover.take_over_from_dead(session) == 2
     assert await statuses(db) == {"pending": 2, "picked": 3}
     assert [row["id"] for row in await read_table(db, "dispatcher")] == [registry.id]  # it still needs a successor
+
+
+@pytest.mark.promise("handler-at-least-once")
+async def test_one_that_has_its_lock_again_at_the_second_look_keeps_its_rows(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, database_url: str, db: Any, tap: Tap,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    registry, control = owner
+    await insert_events(db, 2)
+    await picked_by(registry, session)
+    await die(control, db)
+    takeover = await succeed()
+    again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
+
+    async def comes_back(seconds: float) -> None:
+        await registry.enrol(again)
+
+    monkeypatch.setattr("dispatcher.upkeep.registry.anyio.sleep", comes_back)
+    assert await takeover.take_over_from_dead(session) == 0
+    assert await again.fetch("SELECT 1") == [(1,)]  # it was not fenced
+    assert (await statuses(db), tap.all(TakenOver)) == ({"picked": 2}, [])
+    await again.close()
+
+
+@pytest.mark.promise("handler-crash")
+@pytest.mark.parametrize("lives", [False, True])
+async def test_what_a_handler_had_begun_is_charged_unless_its_dispatcher_lives(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, database_url: str, db: Any, *, lives: bool
+) -> None:
+    registry, control = owner
+    await insert_events(db, 1)
+    await claim(session, claim_id=new_claim_id(), dispatcher=registry.id, limit=9, floor=None, mark=HandlerMark.BEGUN)
+    lane = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "lane-0")
+    await die(control, db)
+    takeover = await succeed()
+    assert await takeover.take_over_from_dead(session) == 1
+    assert await statuses(db) == {"picked": 1}  # until it is seen whether a session is opened again
+    with pytest.raises(SessionLost):
+        await lane.fetch("SELECT 1")
+    again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "lane-0") if lives else lane
+    takeover._clock = lambda: monotonic() + SIGN_OF_LIFE_S
+    await takeover.settle_adopted(session)
+    [row] = await read_table(db)
+    charged = (row["status"], row["attempts"], (row["last_error"] or "").startswith(PROCESS_LOST))
+    assert charged == (("pending", 0, False) if lives else ("retry", 1, True))
+    await lane.close()
+    await again.close()
 
 
 async def test_a_failed_succession_leaves_no_lock_behind(
