@@ -102,9 +102,8 @@ class Tail(_Base):
 
     A second loop goes on after `position`: the event at which the first one was left comes again.
     `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0")
-    or a `position`.
-    `client`: as of a Consumer. `shards`: as of the dispatchers.
-    `count`: entries of one read, at most: fewer where they are large, for about 4 MiB.
+    or a `position`. `client`: as of a Consumer.
+    `shards`: as of the dispatchers. `count`: entries of one read, at most: fewer where they are large, for about 4 MiB.
     `block`: the longest wait; a stop waits for it (`block_ms` is its old name, in milliseconds).
     `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours,
     or Redis lost the newest ones: what it keeps is to be loaded anew. Redis being away is waited out; a wrong password
@@ -129,9 +128,8 @@ class Tail(_Base):
     def __iter__(self) -> Generator[Received, None, None]:
         readers = self._begin()
         if len(readers) == 1:
-            reader, commands = readers[0]
-            with contextlib.closing(commands):
-                yield from self._events(reader, commands)
+            with contextlib.closing(readers[0][1]):
+                yield from self._events(*readers[0])
             return
         # In a Cluster one thread a key reads; each waits until its event was taken, so that `position` is true.
         came: queue.SimpleQueue[tuple[Any, threading.Event]] = queue.SimpleQueue()
@@ -224,8 +222,8 @@ class AsyncTail(_Base):
     async def __aiter__(self) -> AsyncGenerator[Received, None]:
         readers = self._begin()
         if len(readers) == 1:
-            reader, commands = readers[0]
-            async with contextlib.aclosing(commands), contextlib.aclosing(self._events(reader, commands)) as events:
+            events = self._events(*readers[0])
+            async with contextlib.aclosing(readers[0][1]), contextlib.aclosing(events):
                 async for event in events:
                     yield event
             return
