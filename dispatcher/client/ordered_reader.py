@@ -44,6 +44,13 @@ class OrderedReader(LeaseKeeper):
 
     _read_at = 0.0  # when to look for new entries although others wait for one in hand
 
+    def steps(self) -> Steps:
+        """As of every reader; a run() that was cancelled may have left entries in hand that no task had begun."""
+        for queued in [each for of_shard in self._in_hand.values() for each in of_shard.values()]:
+            self._ended(queued)
+            self._search_again(self._leased[queued.line.key])
+        yield from super().steps()
+
     def _round(self) -> Steps:
         if self.failed:
             raise self.failed.pop(0)
@@ -62,6 +69,9 @@ class OrderedReader(LeaseKeeper):
             if (entry := self._lines.next(self._clock())) is None and self._lines.is_behind:
                 self._read_at = self._clock() + BEHIND_S
         if entry is not None:
+            # At once: the thread that takes it may begin late, and its shard is not given up under it meanwhile.
+            self._in_hand[entry.line.key][entry.id] = entry
+            self._works(entry)
             return (yield Handle(self._handle_next(entry)))
         yield ReturnPermit()
         if not self._to_search():
@@ -161,8 +171,6 @@ class OrderedReader(LeaseKeeper):
         """Carry out the steps of one entry; leave it when another consumer may have the shard."""
         key = queued.line.key
         shard = self._leased[key]
-        self._in_hand[key][queued.id] = queued
-        self._works(queued)
         try:
             if (entry := (yield from self._begin(shard, queued))) is not None:
                 yield from self._take(entry)
@@ -172,11 +180,14 @@ class OrderedReader(LeaseKeeper):
             self._search_again(shard)  # or the next one of the aggregate would begin without it
             raise
         finally:
-            del self._in_hand[key][queued.id]
-            self._shares.end((key, queued.id))
-            self._lines.end(queued.line)
+            self._ended(queued)
             if shard.leaving:
                 self._check_leases_at = self._clock()
+
+    def _ended(self, queued: Queued) -> None:
+        del self._in_hand[queued.line.key][queued.id]
+        self._shares.end((queued.line.key, queued.id))
+        self._lines.end(queued.line)
 
     def _works(self, queued: Queued) -> None:
         queued.began = self._clock()

@@ -56,6 +56,7 @@ class LeasedShard(Shard):
     def lost(self) -> None:
         """Note that it is ours no more."""
         self.token = 0
+        self.sure_until = 0.0
         self.leaving = False
 
 

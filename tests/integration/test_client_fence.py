@@ -16,7 +16,7 @@ from dispatcher.client.consumer import Group
 from dispatcher.client.ordered_reader import OrderedReader
 from dispatcher.client.shard_leases import lease_of
 from dispatcher.client.shard_shares import Shares
-from dispatcher.client.steps import Call, CallApplication, Sleep, Step, TakePermit
+from dispatcher.client.steps import Call, CallApplication, Handle, Sleep, Step, Steps, TakePermit, advance
 from tests.support.steps import flat
 
 STREAM, GROUP = "s", "g"
@@ -27,7 +27,9 @@ MOST_STEPS = 400
 class ByHand:
     """One consumer, whose steps are carried out when the test says so."""
 
-    def __init__(self, client: sync.Redis, name: str, begun: list[tuple[str, str]], *, fails: bool = False) -> None:
+    def __init__(
+        self, client: sync.Redis, name: str, begun: list[tuple[str, str]], *, fails: bool = False, shards: int = 1
+    ) -> None:
         self.slept_s = 0.0
         self.last: Step | None = None  # the next step, not yet carried out
         self.name = name
@@ -42,14 +44,42 @@ class ByHand:
             claim_idle=timedelta(minutes=10),
             retry=timedelta(minutes=10),
             count=2,
+            shards=shards,
         )
         self.shares = Shares(name, 600.0)
-        self.reader = OrderedReader(group, (), None, False, (STREAM,), self.shares, clock=self._clock)
-        self._steps = flat(self.reader.steps())
+        self.reader = OrderedReader(group, (), None, False, group.keys, self.shares, clock=self._clock)
+        self.handed: Steps | None = None  # of an entry that a thread was handed, and has not begun
+        self._steps = self._all_but_handed() if shards > 1 else flat(self.reader.steps())
         self.last = next(self._steps)
 
     def _clock(self) -> float:
         return time.monotonic() + self.slept_s
+
+    def _all_but_handed(self) -> Steps:
+        steps = self.reader.steps()
+        answer: Any = None
+        failure: Exception | None = None
+        while (step := advance(steps, answer, failure)) is not None:
+            answer = failure = None
+            if isinstance(step, Handle):
+                self.handed = step.steps
+                continue
+            try:
+                answer = yield step
+            except Exception as error:
+                failure = error
+
+    def begin_handed(self) -> None:
+        """The thread begins with it, and carries out all its steps."""
+        assert self.handed is not None
+        answer: Any = None
+        failure: Exception | None = None
+        while (step := advance(self.handed, answer, failure)) is not None:
+            answer = failure = None
+            try:
+                answer = self._do(step)
+            except Exception as error:
+                failure = error
 
     def go(self, *, lose_reply: bool = False, lose_call: bool = False) -> None:
         """Carry out the next step."""
@@ -100,7 +130,7 @@ def client(redis_url: str) -> Iterator[sync.Redis]:
         yield client
 
 
-def publish(client: sync.Redis, *names: str) -> list[str]:
+def publish(client: sync.Redis, *names: str, key: str = STREAM) -> list[str]:
     fields = {
         "event_id": "00000000-0000-0000-0000-000000000001",
         "message_id": "00000000-0000-0000-0000-000000000002",
@@ -110,7 +140,7 @@ def publish(client: sync.Redis, *names: str) -> list[str]:
         "payload": "{}",
     }
     pairs = [{**fields, "aggregate_id": name} for name in names]
-    return [client.xadd(STREAM, each).decode() for each in pairs]  # type: ignore[arg-type, union-attr]
+    return [client.xadd(key, each).decode() for each in pairs]  # type: ignore[arg-type, union-attr]
 
 
 def first_times(begun: list[tuple[str, str]]) -> list[str]:
@@ -221,3 +251,44 @@ def test_a_take_over_before_any_step_of_the_one_who_takes(client: sync.Redis) ->
         one.until_idle()
         two.until_idle()
         assert begun == [(begun[0][0], entry_id) for entry_id in ids], f"step {number}"
+
+
+def handed_and_not_begun(client: sync.Redis, begun: list[tuple[str, str]]) -> tuple[ByHand, str, str]:
+    """A reader of two shards that has handed an entry to a thread; the key of that, and its id."""
+    one = ByHand(client, "one", begun, shards=2)
+    key = f"{STREAM}:{{0}}"
+    one.until_idle()
+    [entry_id] = publish(client, "x", key=key)
+    for _ in range(MOST_STEPS):
+        if one.handed is not None:
+            return one, key, entry_id
+        one.go()
+    raise AssertionError("it hands nothing")
+
+
+def test_a_shard_is_not_given_up_under_an_entry_that_a_thread_has_not_begun(client: sync.Redis) -> None:
+    begun: list[tuple[str, str]] = []
+    one, key, entry_id = handed_and_not_begun(client, begun)
+    other = ByHand(client, "other", begun, shards=2)
+    other.until_idle()  # it takes part, and finds no shard that is free
+    one.until_idle()
+    other.until_idle()
+    holders = [client.hget(lease_of(each, GROUP), "holder") for each in (key, f"{STREAM}:{{1}}")]
+    assert holders == [one.shares.me.encode(), other.shares.me.encode()]
+    one.begin_handed()
+    assert begun == [("one", entry_id)]
+    assert client.xpending_range(key, GROUP, "-", "+", 100) == []
+
+
+def test_an_entry_that_a_thread_has_not_begun_is_left_with_the_lease(client: sync.Redis) -> None:
+    begun: list[tuple[str, str]] = []
+    one, key, _ = handed_and_not_begun(client, begun)
+    one.slept_s += (
+        1.0  # and looks at the leases, of which it has lost this one right after a word of Redis that it has it
+    )
+    one.reader._leased[key].sure_until = one._clock() + 60.0
+    client.hset(lease_of(key, GROUP), mapping={"holder": "other.1", "until": 2**50, "lasts": 2**50})
+    while one.reader._leased[key].token:
+        one.go()
+    one.begin_handed()
+    assert begun == []
