@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import Misconfigured
 from dispatcher.handlers.outages import Outages, check
 from dispatcher.handlers.registry import LIMITS, NO_LIMITS, OUTAGES, REGISTERED, Handler, Limits, described
@@ -25,6 +26,10 @@ class LoadedHandler:
     takes_event: bool
     outages: Outages = ()
     limits: Limits = NO_LIMITS
+
+    def retry(self, usual: RetryPolicy) -> RetryPolicy:
+        """The usual policy, with the number of attempts that this handler has of its own."""
+        return usual if self.limits.attempts is None else replace(usual, max_attempts=self.limits.attempts)
 
 
 def load(where: str) -> HandlersByType:

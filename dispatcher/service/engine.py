@@ -2,6 +2,7 @@
 
 import anyio
 
+from dispatcher.core.decide import RetryPolicy
 from dispatcher.handlers.load import HandlersByType, load
 from dispatcher.relay.handlers.call import HandlerExecutor
 from dispatcher.relay.handlers.relay import HandlerRelay
@@ -22,7 +23,8 @@ class Engine:
         s = c.settings
         self._doorbell = c.doorbell
         self._handlers_pause = LayoutPause(c.pause, lambda: c.layout.bars_handlers)
-        by_type = load(s.handlers) if s.handlers else None
+        self._by_type = by_type = load(s.handlers) if s.handlers else None
+        self._handler_retry = handler_retry_policy(s)
         self.event_types = tuple(by_type or ())  # that go to a handler
         self.stream: StreamEngine | None = None
         self.handlers: HandlerRelay | None = None
@@ -43,7 +45,7 @@ class Engine:
         policy = HandlerPolicy(
             claim_policy(s, event_types),
             by_type,
-            retry=handler_retry_policy(s),
+            retry=self._handler_retry,
             parallel=s.max_parallel,
             timeout_s=s.handler_timeout_ms / 1000,
             patience_s=max(grace_s * 0.8, grace_s - 1.0),  # what is left of the grace is for releasing
@@ -68,6 +70,11 @@ class Engine:
     def _wake_handlers(self) -> None:
         if self.handlers is not None:
             self.handlers.wake()
+
+    def handler_retry(self, event_type: str) -> RetryPolicy:
+        """How often a handler of this type is tried, also where it ends its process."""
+        handler = (self._by_type or {}).get(event_type)
+        return handler.retry(self._handler_retry) if handler else self._handler_retry
 
     def claims_in_flight(self) -> set[str]:
         """The ids of our claims that are worked on."""

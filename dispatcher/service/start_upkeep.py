@@ -8,7 +8,6 @@ from anyio.abc import TaskGroup
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.order import Order
-from dispatcher.service.policies import handler_retry_policy
 from dispatcher.upkeep import gauges
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.retention import Retention
@@ -27,7 +26,7 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
         layout=c.layout,
         lease_s=s.lease_ms / 1000,
         deadline_s=s.publish_timeout_ms / 1000,
-        retry=handler_retry_policy(s),
+        retry=engine.handler_retry,
         rng=c.rng,
         dispatcher_id=lambda: c.registry.id,
         own_row_gone=c.registry.enrol_again,

@@ -4,7 +4,7 @@ Other handlers ran beside it, and nobody knows which of them ended the process. 
 then on, and only one that ran alone can be buried for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from dispatcher.core.decide import RetryPolicy, brief
@@ -18,15 +18,18 @@ from dispatcher.upkeep.fence import lives
 
 
 async def charge_begun(
-    session: Session, adopted: Adopted, retry: RetryPolicy, rng: Random
+    session: Session, adopted: Adopted, retry: Callable[[str], RetryPolicy], rng: Random
 ) -> tuple[list[AdoptedRow], BatchOutcomes]:
-    """The rows that are charged, and their outcomes. None if their dispatcher lives: then no handler ended it."""
+    """The rows that are charged, and their outcomes. None if their dispatcher lives: then no handler ended it.
+
+    `retry`: the policy for an event type.
+    """
     outcomes = BatchOutcomes()
     begun = [row for row in adopted.rows if row.begun]
     if begun and adopted.died is not None and await lives(session, adopted.died):
         return [], outcomes
     for row in begun:
-        outcomes.add(row.id, charge(row, adopted.cause, retry, rng))
+        outcomes.add(row.id, charge(row, adopted.cause, retry(row.event_type), rng))
     return begun, outcomes
 
 

@@ -47,7 +47,7 @@ class Takeover:
         layout: StandingLayout,
         lease_s: float,
         deadline_s: float,
-        retry: RetryPolicy,
+        retry: Callable[[str], RetryPolicy],
         rng: Random,
         dispatcher_id: Callable[[], int | None],
         own_row_gone: Callable[[], None],
@@ -67,7 +67,7 @@ class Takeover:
         self._layout = layout
         self._lease_s = lease_s
         self._deadline_s = deadline_s
-        self._retry = retry  # of rows for handlers
+        self._retry = retry  # of rows for handlers, by event type
         self._rng = rng
         self._dispatcher_id = dispatcher_id
         self._own_row_gone = own_row_gone  # called when our own row in the registry is gone

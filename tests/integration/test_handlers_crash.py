@@ -39,6 +39,11 @@ def leaves(payload):
     note("leaves")
     os._exit(3)
 
+@handler("leaves-once", attempts=1)
+def leaves_once(payload):
+    note("leaves-once")
+    os._exit(3)
+
 @handler("blocks")
 async def blocks(payload):
     note("blocks")
@@ -131,6 +136,16 @@ async def test_what_ends_its_process_is_charged_and_buried_and_nobody_else_is(
     assert copy["last_error"].startswith("ProcessLost: ")
     assert Counter(attempts for _, attempts in (await by_type(db))["order.created"]) == {0: 20}
     await child.terminate()
+
+
+async def test_what_ends_its_process_has_the_attempts_of_its_handler(
+    cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path
+) -> None:
+    """One, and one more alone: other handlers might have ended the process the first time. All others have three."""
+    await insert_events(db, 1, event_type="leaves-once")
+    await cli("run", "--processes=2", env=env, cwd=tmp_path)
+    await becomes(lambda: statuses(db), {"dead": 1}, "the rows", 150.0)
+    assert runs(tmp_path, "leaves-once") == 2
 
 
 @pytest.mark.timeout(240)

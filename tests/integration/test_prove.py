@@ -179,3 +179,20 @@ async def test_what_makes_no_sense_is_refused(command: RunCommand, arguments: tu
     code, output = await command("prove", *arguments)
     assert code == 2
     assert words in output
+
+
+async def test_what_it_cannot_clean_is_named(heard: HearCommand, db: psycopg.AsyncConnection, redis: "Redis") -> None:
+    """Here the answer to the deletion of its rows is lost, with the session."""
+    await db.execute(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END$$"
+    )
+    await db.execute(
+        "CREATE TRIGGER cut BEFORE DELETE ON messaging.message_outbox FOR EACH ROW "
+        "WHEN (OLD.event_type = 'dispatcher.prove') EXECUTE FUNCTION cut()"
+    )
+    _, report = await proof(heard, *SHORT)
+    assert report["left_behind"] == [
+        f"{report['committed']} rows of the type dispatcher.prove, until they are pruned (no answer)"
+    ]
+    assert await redis.keys("*") == []

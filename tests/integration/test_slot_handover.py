@@ -39,7 +39,7 @@ class Successor:
             layout=standing(),
             lease_s=3600,
             deadline_s=60.0,
-            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+            retry=lambda event_type: RetryPolicy(10, Backoff(0.25, 60.0)),
             rng=Random(1),
             dispatcher_id=lambda: ours.id,
             own_row_gone=lambda: None,

@@ -74,7 +74,7 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
             layout=layout,
             lease_s=3600,
             deadline_s=deadline_s,
-            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+            retry=lambda event_type: RetryPolicy(10, Backoff(0.25, 60.0)),
             rng=Random(1),
             dispatcher_id=lambda: 99,
             own_row_gone=lambda: None,

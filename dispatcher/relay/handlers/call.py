@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
@@ -73,8 +73,7 @@ async def call_handler(
 ) -> HandlerResult:
     """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
     timeout_s = handler.limits.timeout_s or timeout_s
-    if handler.limits.attempts is not None:
-        retry = replace(retry, max_attempts=handler.limits.attempts)
+    retry = handler.retry(retry)
     call = _traced(_call(handler, row), row, on_the_loop=handler.on_the_loop)
     deadline = asyncio.get_running_loop().time() + timeout_s
     future = _on_the_loop(call) if handler.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
