@@ -80,7 +80,7 @@ async def prove(settings: Settings, plan: ProofPlan, screen: Screen, observe: Ob
     producer = ProofProducer(producers, ledger)
     done = anyio.Event()
     statuses: dict[str, int] = {}
-    left: list[str] = []
+    left: tuple[str, ...] = ()
     async with anyio.create_task_group() as tasks:
         for postgres in producers:
             await tasks.start(postgres.keep)
@@ -101,8 +101,8 @@ async def prove(settings: Settings, plan: ProofPlan, screen: Screen, observe: Ob
                         statuses = await _statuses(producers[0], ledger)
                         done.set()
                 finally:  # also after Ctrl-C, and when a user in Redis may not do what it takes
-                    with anyio.move_on_after(CLEAN_S, shield=True), suppress(SessionLost, psycopg.Error):
-                        await _clean(relay, producers[0], plan.stream, ledger, left)
+                    with anyio.CancelScope(shield=True):
+                        left = await _clean(relay, producers[0], plan.stream, ledger)
         finally:
             screen.close()
             tasks.cancel_scope.cancel()
@@ -153,24 +153,24 @@ async def _statuses(postgres: ReconnectingSession, ledger: Ledger) -> dict[str, 
     return counted
 
 
-async def _clean(
-    relay: ProofRelay, postgres: ReconnectingSession, stream: str, ledger: Ledger, left: list[str]
-) -> None:
-    """Delete the stream and the rows. `left`: at each moment what is left, with the words of the server."""
-    rows = f"{counted(len(ledger.ids), 'row')} of the type {PROOF_EVENT_TYPE}, until they are pruned"
-    entries = f"the stream {stream}: redis-cli DEL {stream}"
-    left += [f"{rows} (no answer)", f"{entries} (no answer)"]
+async def _clean(relay: ProofRelay, postgres: ReconnectingSession, stream: str, ledger: Ledger) -> tuple[str, ...]:
+    """Delete the rows, then the stream: a row could still go out. What is left, with the words of the server."""
+    why, left = "no answer", []
+    with anyio.move_on_after(CLEAN_S), suppress(SessionLost):
+        session = await postgres.get()
+        try:
+            for number, ids in enumerate(_chunks(ledger.ids) or [[]]):
+                parameters = {"event_ids": ids, "event_type": PROOF_EVENT_TYPE, "of_others": number == 0}
+                await session.fetch(load("prove_clean"), parameters)
+            why = ""
+        except psycopg.Error as error:
+            why = str(error.sqlstate)
+    if why:
+        left.append(f"{counted(len(ledger.ids), 'row')} of the type {PROOF_EVENT_TYPE}, until they are pruned ({why})")
     [reply] = await relay.reader.send([("DEL", stream)], DEADLINE_S)
-    left[1:] = [] if isinstance(reply, int) else [f"{entries} ({getattr(reply, 'text', 'no answer')})"]
-    session = await postgres.get()
-    try:
-        for number, ids in enumerate(_chunks(ledger.ids) or [[]]):
-            parameters = {"event_ids": ids, "event_type": PROOF_EVENT_TYPE, "of_others": number == 0}
-            await session.fetch(load("prove_clean"), parameters)
-    except psycopg.Error as error:
-        left[0] = f"{rows} ({error.sqlstate})"
-    else:
-        del left[0]
+    if not isinstance(reply, int):
+        left.append(f"the stream {stream}: redis-cli DEL {stream} ({getattr(reply, 'text', 'no answer')})")
+    return tuple(left)
 
 
 def _chunks(ids: Sequence[str]) -> list[list[str]]:

@@ -183,6 +183,7 @@ PARAMETERS: dict[str, object] = {
     "before_id": None,
     "event_id": None,
     "event_type": None,
+    "of_others": True,
     "aggregate_type": None,
     "last_error": None,
     "error_code": None,
