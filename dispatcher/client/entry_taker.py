@@ -13,7 +13,7 @@ from dispatcher.client.patience import REMEMBERED, EntryRef, Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
 from dispatcher.client.steps import Call, CallApplication, Entry, Sleep, Steps, text
 from dispatcher.core.decide import brief
-from dispatcher.core.frames import raised_at, text_of
+from dispatcher.core.frames import place_of, text_of
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.outages import Outages
@@ -149,7 +149,7 @@ class EntryTaker(ABC):
             delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
             return (yield from self._again(entry, delay_ms, counted=False))
         told: BaseException = error.__cause__ or error if isinstance(error, FunctionBroke) else error
-        line = raised_at(told).rpartition("/")[2]
+        line = place_of(told).rpartition("/")[2]
         reason = f"{type(told).__name__} at {line}" if line else type(told).__name__
         if self._on_error is not None:
             self._on_error(event, error)

@@ -9,7 +9,7 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def raised_at(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """`path:line` of the innermost frame; empty when the exception has no traceback.
 
     What is no text in a path is replaced: Postgres could not store it.

@@ -22,12 +22,12 @@ class Done:
 class FailedAttempt:
     """The row's own failure: costs it one attempt, due again after `delay_s` seconds.
 
-    `where`: file and line of the handler that raised, for the event's history.
+    `place`: file and line of the handler that raised, for the event's history.
     """
 
     delay_s: float
     error: str
-    where: str | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class FailedForGood:
-    """Its last attempt failed, or it can never succeed: to the dead-letter queue. `where`: as of FailedAttempt."""
+    """Its last attempt failed, or it can never succeed: to the dead-letter queue. `place`: as of FailedAttempt."""
 
     error: str
-    where: str | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Batch(NamedTuple):
     floor: str  # the newest stream id known before it was published: its entries come after
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
     full: bool = False  # there may be more to claim
-    size: int = 0  # characters of payload and headers, as of ClaimedRow.size
+    characters: int = 0  # of payloads and headers, as ClaimedRow.size counts them
     undone_by_trigger: int = 0  # rows that were claimed and are not ours, because a trigger undid it
     over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
     aggregate_keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, see core/held.py
@@ -90,4 +90,4 @@ class Batch(NamedTuple):
 
     def only(self, rows: list[ClaimedRow]) -> "Batch":
         """The batch with these of its rows; the others were given back."""
-        return self._replace(rows=rows, size=sum(row.size for row in rows))
+        return self._replace(rows=rows, characters=sum(row.size for row in rows))

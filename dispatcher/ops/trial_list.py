@@ -104,7 +104,7 @@ _SETTLE: Mapping[str, object] = {
     "delays": [1.0],
     "costs": [1],
     "errors": ["a trial"],
-    "raised_at": [None],
+    "places": [None],
     "by": None,
     "reason": None,
     "marks": [0],

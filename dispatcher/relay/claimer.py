@@ -61,7 +61,7 @@ class Claimer:
         self._trials_first = False  # before the next claim: see run_trials_first()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.run_trials_first)
-        self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_left_lanes()
+        self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to lanes_finished()
 
     def make_settler(
         self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
@@ -83,7 +83,7 @@ class Claimer:
         """How many claims may still be made, or have a lane; the relay adds those isolated or kept aside."""
         return len(self.in_flight) + len(self._uncertain)
 
-    def claim_left_lanes(self, claim_id: str) -> None:
+    def lanes_finished(self, claim_id: str) -> None:
         """Note that no lane works on this claim any more. To call it twice does no harm.
 
         Its rows that are isolated or kept aside may be in flight still: the relay knows of these.
@@ -153,7 +153,7 @@ class Claimer:
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another dispatcher may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
-                self.claim_left_lanes(batch.claim_id)
+                self.lanes_finished(batch.claim_id)
                 await self._uncertain.release(session)
                 return None
             if batch.rows:
@@ -166,7 +166,7 @@ class Claimer:
             await self._failures.tell_and_wait(error, began)
             return None
         if batch.rows:
-            self._observe(Claimed(len(batch.rows), batch.full, batch.size))
+            self._observe(Claimed(len(batch.rows), batch.full, batch.characters))
         return batch
 
     async def _without_put_back(self, session: Session, batch: Batch) -> Batch:
@@ -174,10 +174,10 @@ class Claimer:
             kept = await self._put_back.bury_repeated(session, batch)
         except (SessionLost, psycopg.Error):  # else the rows would stay in flight, and nobody would work on them
             self._uncertain.add(batch.claim_id, session)
-            self.claim_left_lanes(batch.claim_id)
+            self.lanes_finished(batch.claim_id)
             raise
         if not kept.rows:
-            self.claim_left_lanes(batch.claim_id)
+            self.lanes_finished(batch.claim_id)
         return kept
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
@@ -196,7 +196,7 @@ class Claimer:
                     dispatcher=self._dispatcher_id(),
                     limit=limit,
                     fresh_limit=start.fresh_limit,
-                    first_slots=self._policy.first_slots,
+                    canary_slots=self._policy.canary_slots,
                     after=start.after,
                     fresh_after=start.fresh_after,
                     floor=floor,
@@ -210,14 +210,14 @@ class Claimer:
                 )
             except SessionLost:
                 self._uncertain.add(claim_id, session)
-                self.claim_left_lanes(claim_id)
+                self.lanes_finished(claim_id)
                 raise
             except psycopg.Error:
-                self.claim_left_lanes(claim_id)
+                self.lanes_finished(claim_id)
                 raise
             if batch.rows:
                 return batch._replace(full=self._cursor.advance(batch, limit, start))
-            self.claim_left_lanes(claim_id)
+            self.lanes_finished(claim_id)
             if batch.undone_by_trigger or self._cursor.found_nothing(batch, limit, start):
                 return batch
 

@@ -15,9 +15,9 @@ MakeSpans = Callable[[Batch, Sequence[Reply]], None]
 
 @dataclass(frozen=True, slots=True)
 class ClaimPolicy:
-    """What one relay claims. `first_slots`: rows of the slots below this number. `event_types` None: of all types."""
+    """What one relay claims. `canary_slots`: rows of the slots below this number. `event_types` None: of all types."""
 
-    first_slots: int  # 256: all slots; a canary has fewer
+    canary_slots: int  # 256: all slots; a canary has fewer
     lease_s: float
     max_payload_bytes: int
     event_types: EventTypeFilter | None = None

@@ -99,7 +99,7 @@ async def claim(
     dispatcher: int | None,
     limit: int,
     fresh_limit: int | None = None,
-    first_slots: int = 256,
+    canary_slots: int = 256,
     after: IndexKey = FROM_THE_START,
     fresh_after: IndexKey = FROM_THE_START,
     floor: str | None = "0-0",
@@ -112,7 +112,7 @@ async def claim(
     layout: str = "",
     now: datetime | None = None,
 ) -> Batch:
-    """Take up to `limit` due rows of the slots below `first_slots`: fresh rows first, then rows that are not fresh.
+    """Take up to `limit` due rows of the slots below `canary_slots`: fresh rows first, then rows that are not fresh.
 
     `after`: the key after which the claim begins. With a `fresh_limit`, `after` holds for rows that are not fresh: the
     claim takes at most so many fresh rows, those after `fresh_after`. `floor`: the newest entry id known now, after
@@ -135,7 +135,7 @@ async def claim(
         "claim_id": claim_id,
         "dispatcher": dispatcher,
         "limit": limit,
-        "slots": first_slots,
+        "slots": canary_slots,
         "after_time": after.after_time,
         "after_id": after.after_id,
         "fresh": fresh_limit,
@@ -193,7 +193,7 @@ async def batch_of(
         claimed,
         floor or "0-0",
         claimed_at,
-        size=sum(sizes),
+        characters=sum(sizes),
         undone_by_trigger=undone,
         over_budget=over_budget,
     )

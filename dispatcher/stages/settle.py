@@ -145,12 +145,12 @@ async def _run_with_errors(
 ) -> frozenset[int]:
     columns["ids"] = [row_id for row_id, _ in outcomes]
     errors: list[str | None] = [outcome.error for _, outcome in outcomes]
-    where = [None if isinstance(outcome, Waits) else outcome.where for _, outcome in outcomes]
+    places = [None if isinstance(outcome, Waits) else outcome.place for _, outcome in outcomes]
     try:
-        return await _run(session, statement, common, **columns, errors=errors, raised_at=where)
+        return await _run(session, statement, common, **columns, errors=errors, places=places)
     except psycopg.errors.UntranslatableCharacter:  # the encoding of the database lacks a character of an error
-        errors, where = [[_in_ascii(each) for each in texts] for texts in (errors, where)]
-        return await _run(session, statement, common, **columns, errors=errors, raised_at=where)
+        errors, places = [[_in_ascii(each) for each in texts] for texts in (errors, places)]
+        return await _run(session, statement, common, **columns, errors=errors, places=places)
 
 
 def _in_ascii(text: str | None) -> str | None:

@@ -17,7 +17,7 @@ from dispatcher.infra.redis.connection import RedisConnection, client_name
 from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 
-SIGN_OF_LIFE_S = 0.5  # so soon after the fence one that lives has opened a session again
+OPENS_AGAIN_S = 0.5  # so soon after the fence one that lives has opened a session again
 UNFENCED_WAIT_S = 1.0  # when an ACL forbids the kill: what is in a socket buffer is applied long before
 
 

@@ -179,7 +179,7 @@ class RedisLossAudit:
                 # All must leave for the server that the settings name now, or two would hold parts of the stream.
                 same = not await connection.leads_elsewhere() and await self._note_ends(connection, incarnation)
             if not same:
-                connection.verify_again(incarnation)
+                connection.mark_unverified(incarnation)
                 self._wake()  # or a relay that sleeps would not find out what was lost
 
     async def _ask_server(self, connection: RedisConnection) -> SeenServer | None:

@@ -22,7 +22,7 @@ from dispatcher.stages.settle import release, settle
 from dispatcher.upkeep.adopted import Adopted, AdoptedSearch, SearchedSink, adopt, of_the_dead, renew
 from dispatcher.upkeep.charge import charge_begun, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
-from dispatcher.upkeep.fence import SIGN_OF_LIFE_S, fence
+from dispatcher.upkeep.fence import OPENS_AGAIN_S, fence
 from dispatcher.upkeep.registry import find_dead
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.standing_layout import StandingLayout
@@ -103,7 +103,7 @@ class Takeover:
         if monotonic() >= self._check_claims_at:
             self._check_claims_at = monotonic() + self._check_claims_every_s
             await self.take_over_from_frozen(session)
-        return SIGN_OF_LIFE_S if any(each.died for each in self._adopted) else self._every_s
+        return OPENS_AGAIN_S if any(each.died for each in self._adopted) else self._every_s
 
     async def take_over_from_dead_and_slot_owners(self, session: Session) -> None:
         """Take over from the dead; with an order, also from owners of slots that froze with nothing in hand."""
@@ -257,7 +257,7 @@ class Takeover:
             self._observe(TakenOver(len(rows), name, died=owner is not None))
             adopted = Adopted(claim_id, rows, cause)
             died = owner is not None
-            self._adopted += of_the_dead(adopted, name, self._clock() + SIGN_OF_LIFE_S) if died else [adopted]
+            self._adopted += of_the_dead(adopted, name, self._clock() + OPENS_AGAIN_S) if died else [adopted]
             await self.settle_adopted(session)
 
     async def settle_adopted(self, session: Session) -> None:

@@ -1,6 +1,6 @@
 -- settle_dead: settles rows of one claim as dead, copies them to the dead-letter queue and notes it in their history, in the same
 --   statement.
--- Parameters: claim_id, ids, errors (one a row), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the
+-- Parameters: claim_id, ids, errors (one a row), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the
 --   server's clock).
 -- Returns: id of each row. A row that is missing is another claim's, was settled by an earlier try, or bears our claim still: a trigger undid it.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
@@ -15,12 +15,12 @@ WITH buried AS (
         last_error = s.error,
         sent_at = NULL, -- of a row that was replayed by a plain UPDATE
         stream_id = NULL
-    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(raised_at)s::text[]) AS s (id, error, raised_at)
+    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(places)s::text[]) AS s (id, error, place)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s
       AND o.status = 'picked'
     RETURNING o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id,
-              o.payload, o.headers, o.attempts, o.last_error, o.occurred_at, o.picked_by, s.raised_at
+              o.payload, o.headers, o.attempts, o.last_error, o.occurred_at, o.picked_by, s.place
 ),
 copied AS (
     INSERT INTO messaging.message_dlq AS d
@@ -47,7 +47,7 @@ copied AS (
 noted AS (
     INSERT INTO messaging.message_history (outbox_id, at, what, attempt, actor, error, place)
     SELECT b.id, coalesce(%(now)s::timestamptz, clock_timestamp()), 'died', b.attempts,
-           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = b.picked_by), b.last_error, b.raised_at
+           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = b.picked_by), b.last_error, b.place
     FROM buried AS b
 ),
 forgotten AS (

@@ -1,7 +1,7 @@
 -- settle_retry: settles rows of one claim that are tried again: they failed for a reason of their own, or they wait (core/outcome.py: Waits).
 --   A failed attempt is noted in the event's history.
 -- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), costs (attempts that it costs, one a row: 1, or 0 for
---   a wait), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
+--   a wait), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing is another claim's, was settled by an earlier try, or bears our claim still: a trigger undid it.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_history_event_idx.
@@ -13,17 +13,17 @@ WITH failed AS (
         next_run_at = coalesce(%(now)s::timestamptz, clock_timestamp()) + make_interval(secs => s.delay_s),
         last_error = s.error,
         stream_id = NULL
-    FROM unnest(%(ids)s::bigint[], %(delays)s::double precision[], %(errors)s::text[], %(costs)s::integer[], %(raised_at)s::text[])
-        AS s (id, delay_s, error, cost, raised_at)
+    FROM unnest(%(ids)s::bigint[], %(delays)s::double precision[], %(errors)s::text[], %(costs)s::integer[], %(places)s::text[])
+        AS s (id, delay_s, error, cost, place)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s
       AND o.status = 'picked'
-    RETURNING o.id, o.attempts, o.picked_by, s.error, s.cost, s.raised_at
+    RETURNING o.id, o.attempts, o.picked_by, s.error, s.cost, s.place
 ),
 noted AS (
     INSERT INTO messaging.message_history (outbox_id, at, what, attempt, actor, error, place)
     SELECT f.id, coalesce(%(now)s::timestamptz, clock_timestamp()), 'failed', f.attempts,
-           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = f.picked_by), f.error, f.raised_at
+           (SELECT d.name FROM ONLY messaging.dispatcher AS d WHERE d.id = f.picked_by), f.error, f.place
     FROM failed AS f
     WHERE f.cost > 0
 ),

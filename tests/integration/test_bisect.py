@@ -143,7 +143,7 @@ async def test_rows_that_failed_before_keep_their_lease_while_redis_is_away(
 
 
 async def test_rows_that_come_while_leases_are_renewed(db: Db, database_url: str, redis_url: str, tap: Tap) -> None:
-    claims = ClaimPolicy(first_slots=256, lease_s=0.0, max_payload_bytes=1)
+    claims = ClaimPolicy(canary_slots=256, lease_s=0.0, max_payload_bytes=1)
     anything: Any = None  # no part of what is tested
     stopping, rng = anyio.Event(), Random(1)
     policy = StreamPolicy(claims, anything, anything, 60.0)

@@ -53,7 +53,7 @@ async def take(session: Session, limit: int = 100, *, after: IndexKey = FROM_THE
         dispatcher=7,
         limit=limit,
         after=after,
-        first_slots=slots,
+        canary_slots=slots,
         floor="1748779200000-5",
         **rest,
     )
@@ -112,7 +112,7 @@ async def test_a_claim_is_bounded_in_bytes_before_any_row_was_seen(session, db, 
         texts = [text for row in batch.rows for text in (row.payload, row.headers) if text is not None]
         assert sum(map(len, texts)) <= CLAIM_BYTES
         assert not [text for text in texts if text[0] in "!?"]
-        assert batch.size == sum(map(len, texts))
+        assert batch.characters == sum(map(len, texts))
         read += ids(batch)
         # What does not fit is released at once.
         assert await one_row(

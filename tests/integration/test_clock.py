@@ -122,7 +122,7 @@ async def test_doctor_names_what_was_put_back_while_it_was_ahead(
         assert (await decide(session.fetch, ids, Decision("retry"))).ids == tuple(ids)
     else:
         failed = {"claim_id": claim_id, "ids": ids, "delays": [1.0] * 3, "errors": ["refused"] * 3, "costs": [1] * 3}
-        assert len(await session.fetch(load("settle_retry"), failed | {"raised_at": [None] * 3, "now": None})) == 3
+        assert len(await session.fetch(load("settle_retry"), failed | {"places": [None] * 3, "now": None})) == 3
     clocked.set_clock(0)
     found = await activity.backlog(session)
     assert found.level == "bad"

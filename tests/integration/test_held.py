@@ -48,7 +48,7 @@ async def fail(
         [claim_id, row_id],
     )
     parameters = {"claim_id": claim_id, "ids": [row_id], "delays": [delay_s], "errors": [error], "costs": [1]}
-    done = await db.execute(load("settle_retry").encode(), parameters | {"raised_at": [None], "now": None})
+    done = await db.execute(load("settle_retry").encode(), parameters | {"places": [None], "now": None})
     assert done.rowcount == 1
 
 

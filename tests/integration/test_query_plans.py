@@ -201,7 +201,7 @@ PARAMETERS: dict[str, object] = {
     "groups": 100,
     "batch": WINDOW,
     "errors": ["ERR"] * BATCH,
-    "raised_at": [None] * BATCH,
+    "places": [None] * BATCH,
     "by": "test",
     "costs": [1] * BATCH,
     "delays": [1.0] * BATCH,

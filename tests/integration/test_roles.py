@@ -38,7 +38,7 @@ PARAMETERS: dict[str, object] = {
     "picked_at": ["2025-06-01 00:00:00+00"],
     "ids": [1],
     "errors": ["refused"],
-    "raised_at": [None],
+    "places": [None],
     "costs": [1],
     "delays": [1.0],
     "stream_ids": ["1-1"],

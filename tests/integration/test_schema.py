@@ -47,7 +47,7 @@ async def bury(db: psycopg.AsyncConnection, row_id: int, error: str) -> None:
         f"UPDATE {OUTBOX} SET status = 'picked', picked_at = clock_timestamp(), claim_id = %s WHERE id = %s",
         [claim_id, row_id],
     )
-    params = {"ids": [row_id], "errors": [error], "raised_at": [None], "claim_id": claim_id, "now": None}
+    params = {"ids": [row_id], "errors": [error], "places": [None], "claim_id": claim_id, "now": None}
     assert await (await db.execute(sqlfiles.load("settle_dead").encode(), params)).fetchall() == [(row_id,)]
 
 

@@ -21,7 +21,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, clie
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter, claim, new_claim_id
 from dispatcher.upkeep.adopted import SearchedSink
-from dispatcher.upkeep.fence import SIGN_OF_LIFE_S, fence
+from dispatcher.upkeep.fence import OPENS_AGAIN_S, fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.takeover import Takeover
@@ -324,7 +324,7 @@ async def test_what_a_handler_had_begun_is_charged_unless_its_dispatcher_lives(
     with pytest.raises(SessionLost):
         await lane.fetch("SELECT 1")
     again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "lane-0") if lives else lane
-    takeover._clock = lambda: monotonic() + SIGN_OF_LIFE_S
+    takeover._clock = lambda: monotonic() + OPENS_AGAIN_S
     await takeover.settle_adopted(session)
     [row] = await read_table(db)
     charged = (row["status"], row["attempts"], (row["last_error"] or "").startswith(PROCESS_LOST))

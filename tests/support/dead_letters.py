@@ -19,7 +19,7 @@ async def bury(db: psycopg.AsyncConnection[Any], ids: list[int], error: str = "E
     params = {
         "ids": ids,
         "errors": [error] * len(ids),
-        "raised_at": [None] * len(ids),
+        "places": [None] * len(ids),
         "claim_id": claim_id,
         "now": None,
     }

@@ -110,8 +110,8 @@ class RedisConnection:
         self.known_entries.forget()
         self.epoch += 1
 
-    def verify_again(self, incarnation: RedisIncarnation) -> None:
-        """Hear that this incarnation may hold the stream no more: a connection that leads to it is verified again."""
+    def mark_unverified(self, incarnation: RedisIncarnation) -> None:
+        """Hear that this incarnation may hold the stream no more: a connection to it has to be verified again."""
         if self.incarnation == incarnation:
             self.set_incarnation(None)
 

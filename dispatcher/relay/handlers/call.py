@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import HandledAs
-from dispatcher.core.frames import raised_at, text_of
+from dispatcher.core.frames import place_of, text_of
 from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.parse import CannotParse, parse
 from dispatcher.core.redact import redact
@@ -35,14 +35,14 @@ OUTAGE_S = 1.0  # an event's wait, unless TypeLimits.outage says otherwise
 
 
 class HandlerResult(NamedTuple):
-    """What became of a row, in the settle's words and in the metric's. `where`: file and line that raised.
+    """What became of a row, in the settle's words and in the metric's. `place`: file and line that raised.
 
     "outage": `failed` is what becomes of it if the outage turns out to be its own failure.
     """
 
     outcome: Outcome
     handled: HandledAs
-    where: str | None = None
+    place: str | None = None
     failed: Outcome | None = None
 
 
@@ -170,32 +170,32 @@ async def _within(
 def _judge(row: ClaimedRow, error: BaseException, outages: Outages, retry: RetryPolicy, rng: Random) -> HandlerResult:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # of a task group: what the handler's task raised
-    text, where = described(error, row), raised_at(error) or None
+    text, place = described(error, row), place_of(error) or None
     match error:
         case raised.Dead() | CannotParse():  # the next attempt could not parse it either
-            return HandlerResult(FailedForGood(text, where), "dead")
+            return HandlerResult(FailedForGood(text, place), "dead")
         case raised.Wait(after_s=after_s):
-            return HandlerResult(Waits(after_s, text), "wait", where)
+            return HandlerResult(Waits(after_s, text), "wait", place)
         case raised.Retry(after_s=after_s):
-            return HandlerResult(_failed(row, text, after_s, retry, rng, where), "retry", where)
-    failed = _failed(row, text, None, retry, rng, where)
+            return HandlerResult(_failed(row, text, after_s, retry, rng, place), "retry", place)
+    failed = _failed(row, text, None, retry, rng, place)
     try:
         away = meets(outages, error)
     except Exception as wrong:  # the application's own function
-        failed = _failed(row, brief(f"{text}; outages raised {type(wrong).__name__}"), None, retry, rng, where)
+        failed = _failed(row, brief(f"{text}; outages raised {type(wrong).__name__}"), None, retry, rng, place)
         away = False
     if away:
-        return HandlerResult(Waits(OUTAGE_S, text), "outage", where, failed)
-    return HandlerResult(failed, "retry", where)
+        return HandlerResult(Waits(OUTAGE_S, text), "outage", place, failed)
+    return HandlerResult(failed, "retry", place)
 
 
 def _failed(
-    row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random, where: str | None = None
+    row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random, place: str | None = None
 ) -> Outcome:
     if row.attempts + 1 >= retry.max_attempts:
-        return FailedForGood(error, where)
+        return FailedForGood(error, place)
     delay_s = retry.backoff.reconnect_delay(row.attempts + 1, rng) if after_s is None else after_s
-    return FailedAttempt(delay_s, error, where)
+    return FailedAttempt(delay_s, error, place)
 
 
 def described(error: BaseException, row: ClaimedRow) -> str:

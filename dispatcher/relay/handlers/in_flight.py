@@ -22,13 +22,13 @@ EndedTask = tuple[HandlerTask, Outcome]
 
 
 class InFlight:
-    """Written by the tasks of one handler relay. `claim_left_lanes(claim_id)` is called when none of its rows is here.
+    """Written by the tasks of one handler relay. `lanes_finished(claim_id)` is called when none of its rows is here.
 
     `forgotten(ids)`: in order, with the rows that are not here any more: settled, lost or kept aside.
     """
 
     def __init__(
-        self, claim_left_lanes: Callable[[str], None], forgotten: Callable[[list[int]], None] | None = None
+        self, lanes_finished: Callable[[str], None], forgotten: Callable[[list[int]], None] | None = None
     ) -> None:
         self.waiting: deque[HandlerTask] = deque()
         self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
@@ -39,7 +39,7 @@ class InFlight:
         self.some_ended = asyncio.Event()  # cleared by whoever settles
         self.room = asyncio.Event()  # a place may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
-        self._claim_left_lanes = claim_left_lanes
+        self._claim_left_lanes = lanes_finished
         self._forgotten = forgotten
         self._rows: Counter[str] = Counter()  # rows in flight, by claim id
 

@@ -62,7 +62,7 @@ class HandlerPool:
 
     def note(self, batch: Batch) -> None:
         """Note what a claim brought."""
-        self._sizer.note(len(batch.rows), batch.size)
+        self._sizer.note(len(batch.rows), batch.characters)
 
     def limit(self) -> int:
         """How many rows to claim now; 0 also while those in flight leave no room for the bytes of a claim."""
@@ -160,7 +160,7 @@ class HandlerPool:
             error = None if result.handled == "done" else getattr(result.outcome, "error", None)
             age_s = row.age_s + now - task.claimed_at
             outcome, handled = self._judge(row, result, now - began)
-            self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.where))
+            self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.place))
             self._in_flight.end(task, outcome)
 
     def _judge(self, row: ClaimedRow, result: HandlerResult, seconds: float) -> tuple[Outcome, HandledAs]:

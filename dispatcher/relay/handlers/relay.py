@@ -73,7 +73,7 @@ class HandlerRelay:
             else OrderedClaimer(policy.claims, self._order, own_pids=self._own_backend_pids, **claiming)
         )
         self._in_flight = InFlight(
-            self._claimer.claim_left_lanes, self._order.forgotten if self._order is not None else None
+            self._claimer.lanes_finished, self._order.forgotten if self._order is not None else None
         )
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
         self._type_limits = TypeLimits(policy.handlers, policy.parallel, self.wake, observe, rng)

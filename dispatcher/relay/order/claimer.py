@@ -75,11 +75,11 @@ class OrderedClaimer(Claimer):
         settler.on_settled = self._order.settled
         return settler
 
-    def claim_left_lanes(self, claim_id: str) -> None:
+    def lanes_finished(self, claim_id: str) -> None:
         """Note that no lane works on this claim any more. See Claimer."""
-        super().claim_left_lanes(claim_id)
+        super().lanes_finished(claim_id)
         if claim_id not in self._uncertain.ids:  # what may have been made is in hand until it is released
-            self._order.claim_left_lanes(claim_id)
+            self._order.lanes_finished(claim_id)
 
     def rescan(self) -> None:
         """Begin the next claims at the start: rows before the cursors may be claimable."""
@@ -120,10 +120,10 @@ class OrderedClaimer(Claimer):
         except (SessionLost, psycopg.Error) as error:
             if made or isinstance(error, SessionLost):
                 self._uncertain.add(claim_id, session)
-            self.claim_left_lanes(claim_id)
+            self.lanes_finished(claim_id)
             raise
         if not batch.rows:
-            self.claim_left_lanes(claim_id)
+            self.lanes_finished(claim_id)
         return batch._replace(full=self._order.groups.more)
 
     async def _note_claimed(self, session: Session, batch: Batch) -> Batch:

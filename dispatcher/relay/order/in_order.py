@@ -9,7 +9,7 @@ out of the claims: the other slots do not wait for them. What happens to a claim
 - `answered`: Redis has answered. A row that is not known to be in the stream holds its aggregate. A slot with all its
   rows there may be claimed again before the settle. (Handlers: `leave_slots`, for each row holds its aggregate.)
 - `settled`: Postgres has the outcomes. Slots without a row that is left are not in hand any more.
-- `claim_left_lanes`: rows isolated or kept aside go on, and hold. `released`, in place of these three: not published.
+- `lanes_finished`: rows isolated or kept aside go on, and hold. `released`, in place of these three: not published.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -222,7 +222,7 @@ class InOrder:
             self.slots.settled(claim.claimable_again & ~left)
             claim.claimable_again &= left
 
-    def claim_left_lanes(self, claim_id: str) -> None:
+    def lanes_finished(self, claim_id: str) -> None:
         """No lane works on the claim any more. Rows isolated or kept aside hold their aggregates."""
         claim = self._in_flight.pop(claim_id, None)
         if claim is not None:
@@ -238,7 +238,7 @@ class InOrder:
             self.forgotten(claim.rows)
             self.held_watch.check_soon()
             self.rescan()
-        self.claim_left_lanes(claim_id)
+        self.lanes_finished(claim_id)
 
     def note_not_ours(self, ids: Collection[int]) -> None:
         """These rows are not ours any more: they hold until the next check (watch.py) finds out what became of them."""

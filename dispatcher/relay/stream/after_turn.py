@@ -42,13 +42,13 @@ class SinkBatch(NamedTuple):
 class AfterTurn:
     """Settles what turns wrote.
 
-    `claim_left_lanes(claim_id)` is called when no lane works on the claim any more, nor a task in the background; rows
+    `lanes_finished(claim_id)` is called when no lane works on the claim any more, nor a task in the background; rows
     that are isolated or kept aside may be in flight still. `changed()` is called when a batch is done for which no lane
     waited, so that rows may be claimed for its sink again.
     """
 
-    def __init__(self, claim_left_lanes: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self._claim_left_lanes = claim_left_lanes
+    def __init__(self, lanes_finished: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self._claim_left_lanes = lanes_finished
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
         self.background: TaskGroup | None = None  # for what no lane waits for; written by the relay's run()

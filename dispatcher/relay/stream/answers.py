@@ -157,7 +157,7 @@ class SinkAnswers:
 
         async def search_again(outcomes: BatchOutcomes, batch: Batch) -> None:
             if outcomes.incarnation is not None:
-                self._gate.connection.verify_again(outcomes.incarnation)
+                self._gate.connection.mark_unverified(outcomes.incarnation)
             outcomes.doubt_sent()
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
 

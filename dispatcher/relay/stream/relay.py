@@ -144,7 +144,7 @@ class StreamRelay:
         return Sink(parts.gate, parts.flow, answers, bisector, parts.slots)
 
     def _claim_left_lanes(self, claim_id: str) -> None:
-        self._claimer.claim_left_lanes(claim_id)
+        self._claimer.lanes_finished(claim_id)
         self._pause_check.note_claim_ended()
 
     def _sink_can_take_rows(self) -> None:
@@ -209,7 +209,7 @@ class StreamRelay:
         batch = await self._claimer.claim(postgres, allowance.rows, allowance.floor, left_out=allowance.left_out)
         if batch is None:
             return None
-        self._sizer.note(len(batch.rows), batch.size, full=batch.full)
+        self._sizer.note(len(batch.rows), batch.characters, full=batch.full)
         written = self._publish(batch, allowance) if batch.rows else None
         await self._note_claim(batch, allowance)
         return written

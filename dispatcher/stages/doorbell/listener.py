@@ -13,7 +13,7 @@ from dispatcher.stages.doorbell.heartbeat import ListenerHeartbeat
 from dispatcher.stages.doorbell.owners import OwnerBell
 
 DOORBELL = "outbox_doorbell"  # rung by writers; whoever got the key listens, until a peer has it
-BACKLOG = "outbox_backlog"  # rings dispatchers: there is more than one can take, or what others may claim
+PEERS = "outbox_backlog"  # rings dispatchers: there is more than one can take, or what others may claim
 CONTROL = "outbox_control"  # rung by whoever pauses, resumes, changes the layout or what is held
 
 
@@ -39,7 +39,7 @@ class Listener:
                 f"the listener is behind {session.pooler}, where LISTEN is deaf; {ROOM if session.pooler_full else ''}"
                 "set DISPATCH_LISTEN_URL to a direct connection"
             )
-        for channel in (BACKLOG, CONTROL, self.heartbeat.channel):
+        for channel in (PEERS, CONTROL, self.heartbeat.channel):
             await session.fetch(f"LISTEN {channel}")
         await self.heartbeat.ring(session)
         with anyio.move_on_after(heartbeat.EVERY_S):
@@ -66,7 +66,7 @@ class Listener:
                 cause = cause or "peer"
             elif channel == CONTROL:
                 self._tell_control()
-            elif channel == BACKLOG and sender != session.backend_pid:
+            elif channel == PEERS and sender != session.backend_pid:
                 cause = cause or "peer"
         return cause
 

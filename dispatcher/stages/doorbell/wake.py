@@ -25,14 +25,14 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.doorbell.due import DueCheck, OwnRows, why_due
-from dispatcher.stages.doorbell.listener import BACKLOG, DOORBELL, Listener
+from dispatcher.stages.doorbell.listener import DOORBELL, PEERS, Listener
 from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
 
 RING_PEERS_EVERY_S = 1.0
 COUNT_RINGS_EVERY_S = 0.25
 MANY_WAIT = 2  # commits that wait to ring: two are a queue; a single one happens at a light load too
-_RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
+_RING_PEERS = f"SELECT pg_notify('{PEERS}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 
 # asleep: we have the key, and every writer rings us. writers: a writer that does not ring is committing, so check
