@@ -39,7 +39,7 @@ class InFlight:
         self.some_ended = asyncio.Event()  # cleared by whoever settles
         self.room = asyncio.Event()  # a place may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
-        self._claim_left_lanes = lanes_finished
+        self._lanes_finished = lanes_finished
         self._forgotten = forgotten
         self._rows: Counter[str] = Counter()  # rows in flight, by claim id
 
@@ -101,7 +101,7 @@ class InFlight:
             self.size -= task.row.size
             if self._rows[task.claim_id] <= 0:
                 del self._rows[task.claim_id]
-                self._claim_left_lanes(task.claim_id)
+                self._lanes_finished(task.claim_id)
 
     def everything(self) -> list[HandlerTask]:
         """All rows not settled yet."""

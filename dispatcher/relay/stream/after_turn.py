@@ -48,7 +48,7 @@ class AfterTurn:
     """
 
     def __init__(self, lanes_finished: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self._claim_left_lanes = lanes_finished
+        self._lanes_finished = lanes_finished
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
         self.background: TaskGroup | None = None  # for what no lane waits for; written by the relay's run()
@@ -119,7 +119,7 @@ class AfterTurn:
         self._tasks_of[claim_id] -= 1
         if not self._tasks_of[claim_id]:
             del self._tasks_of[claim_id]
-            self._claim_left_lanes(claim_id)
+            self._lanes_finished(claim_id)
 
     @staticmethod
     async def _wait_and_settle(postgres: ReconnectingSession, sink_batch: SinkBatch) -> None:

@@ -122,7 +122,7 @@ class StreamRelay:
                 may_connect=parts.pause.may_try_sink,
             )
         )
-        self._after_turn = AfterTurn(self._claim_left_lanes, self._sink_can_take_rows)
+        self._after_turn = AfterTurn(self._lanes_finished, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._try_sinks_at = 0.0  # when to ask the sinks again, while paused
 
@@ -143,7 +143,8 @@ class StreamRelay:
         answers.order = bisector.order = self._order
         return Sink(parts.gate, parts.flow, answers, bisector, parts.slots)
 
-    def _claim_left_lanes(self, claim_id: str) -> None:
+    def _lanes_finished(self, claim_id: str) -> None:
+        """No lane works on this claim any more."""
         self._claimer.lanes_finished(claim_id)
         self._pause_check.note_claim_ended()
 
