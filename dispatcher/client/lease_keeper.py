@@ -14,6 +14,7 @@ from dispatcher.client.scripts import FENCED, run
 from dispatcher.client.shard_leases import LeasedShard, Verb, ask
 from dispatcher.client.shard_shares import Shares
 from dispatcher.client.steps import Call, Steps, text
+from dispatcher.core.incarnation import stream_order
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
@@ -170,7 +171,11 @@ class LeaseKeeper(Reader):
             command = ("XCLAIM", shard.key, self._group.group, self._group.consumer, 0, *ids[first : first + MANY])
             found = yield from self._fenced(shard, *command, "RETRYCOUNT", deliveries, "JUSTID")
             missing.difference_update(text(each) for each in found)
-        for entry_id in list(missing):
+        if not missing:
+            return 0
+        oldest = yield Call("xrange", (shard.key, "-", "+"), {"count": 1})
+        begin = stream_order(text(oldest[0][0])) if oldest else None
+        for entry_id in [each for each in missing if begin is not None and stream_order(each) >= begin]:
             if (yield Call("xrange", (shard.key, entry_id, entry_id))):  # it was acknowledged by hand
                 missing.remove(entry_id)
         return len(missing)

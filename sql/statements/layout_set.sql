@@ -4,7 +4,7 @@
 -- Returns: one row: why it was not set; NULL: it is set.
 -- Loaded by: dispatcher/ops/layout.py
 -- Index: layout_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare. A first layout:
---   message_outbox_pkey, the oldest 100,000 rows.
+--   message_outbox_pkey, the oldest 100,000 rows, and as many of the newest.
 SELECT messaging.set_layout(
     %(fingerprint)s, %(spec)s::jsonb, %(keys)s::text[], %(former)s::text[], %(by)s, %(first)s::boolean
 )

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 
 from dispatcher.core.outcome import Outcome
 from dispatcher.core.row import Batch, ClaimedRow
@@ -11,11 +12,12 @@ from dispatcher.core.row import Batch, ClaimedRow
 
 @dataclass(eq=False, slots=True)
 class HandlerTask:
-    """One row in flight. `claimed_at`: monotonic seconds."""
+    """One row in flight. Monotonic seconds: when it was claimed; since when, with its texts, it waits for a place."""
 
     claim_id: str
     row: ClaimedRow
     claimed_at: float
+    waits_since: float
 
 
 EndedTask = tuple[HandlerTask, Outcome]
@@ -49,9 +51,10 @@ class InFlight:
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a claim."""
+        now = monotonic()
         for row in batch.rows:
             queue = self.suspects if row.suspect else self.waiting
-            queue.append(HandlerTask(batch.claim_id, row, batch.claimed_at))
+            queue.append(HandlerTask(batch.claim_id, row, batch.claimed_at, now))
         self._rows[batch.claim_id] += len(batch.rows)
         self.size += sum(row.size for row in batch.rows)  # exactly what is taken off again, or it would fill up
 

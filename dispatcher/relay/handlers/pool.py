@@ -100,7 +100,7 @@ class HandlerPool:
         """Give free places to rows that wait. Those of a type that may have no more, and old ones, are released."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
-            if monotonic() - in_flight.waiting[0].claimed_at > TOO_LATE_S:
+            if monotonic() - in_flight.waiting[0].waits_since > TOO_LATE_S:
                 in_flight.end(in_flight.waiting[0], NO_PLACE)
             elif self._may_begin(in_flight.waiting[0]):
                 self._start(handlers, in_flight.waiting.popleft())

@@ -71,7 +71,7 @@ class HandlerLeases:
         while True:
             await anyio.sleep(min(CHECK_EVERY_S, self._lease_s / 4))
             now = monotonic()
-            for task in [each for each in self._in_flight.waiting if now - each.claimed_at > WAIT_S]:
+            for task in [each for each in self._in_flight.waiting if now - each.waits_since > WAIT_S]:
                 self._in_flight.end(task, NO_PLACE)
                 self._pool.prefetch.note(WAIT_S)
             self._pool.report()
