@@ -67,7 +67,7 @@ class PauseWatcher:
         self._acknowledged: tuple[int, bool] | None = None
         self._said = ""
         self._acknowledged_at = 0.0
-        self._signed_off = False
+        self._is_gone = False
         self._forbidden = False  # this role lacked a right for the last statement that was refused
 
     def paused(self) -> bool:
@@ -92,18 +92,18 @@ class PauseWatcher:
         while True:
             self._rung = anyio.Event()
             answered = await self._read(unfinished)
-            if answered and unfinished is not None and not self._signed_off:
+            if answered and unfinished is not None and not self._is_gone:
                 answered = await self._acknowledge(unfinished)
             await self._rest(unfinished, answered)
 
     async def deregister(self) -> None:
         """Acknowledge nothing more, and remove what was. A failure is no matter: it is forgotten in time."""
-        self._signed_off = True
+        self._is_gone = True
         await self._fetch("pause_forget", {"name": self._name})
 
     async def _read(self, unfinished: Unfinished | None) -> bool:
         """Read the switch. False: Postgres did not answer, and what was known goes on."""
-        if unfinished is not None and self._acknowledged is not None and self._time_to_write() and not self._signed_off:
+        if unfinished is not None and self._acknowledged is not None and self._time_to_write() and not self._is_gone:
             rows = await self._write(unfinished)
         else:
             rows = await self._fetch("pause_state", None)
